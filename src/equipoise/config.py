@@ -1,0 +1,173 @@
+"""Settings as values: pydantic models <-> YAML <-> JSON, with a canonical form for addresses.
+
+A field marked `Execution(...)` changes how long something takes, never what comes out; it is left out of addresses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from equipoise.errors import SettingError, nearest
+
+_EXECUTION = {"execution": True}
+
+# Keys that people bring from other trainers, answered with what to write instead.
+FOREIGN_KEYS = {
+    "per_device_train_batch_size": "set global_batch_size (devices x per-device batch x accumulation) instead",
+    "gradient_accumulation_steps": "set global_batch_size (devices x per-device batch x accumulation) instead",
+    "batch_size": "set global_batch_size instead",
+    "loss_type": "set objective instead",
+    "warmup_steps": "set warmup_ratio instead",
+}
+
+
+def Execution(default: Any, **kwargs: Any) -> Any:  # noqa: N802 - used like pydantic's Field
+    """A field that never enters an address."""
+    return Field(default, json_schema_extra=dict(_EXECUTION), **kwargs)
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, unknown keys refused with the nearest name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key in cls.model_fields:
+                    continue
+                if key in FOREIGN_KEYS:
+                    raise ValueError(f"'{key}' is not a setting here: {FOREIGN_KEYS[key]}")
+                raise ValueError(f"unknown key '{key}'{nearest(str(key), cls.model_fields)}")
+        return data
+
+    @classmethod
+    def make(cls, data: Mapping[str, Any], *, where: str = "settings") -> Self:
+        """Validate `data`; the first problem becomes one `SettingError` sentence."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SettingError(f"{where}: {first_problem(error)}") from error
+
+    def canonical(self) -> dict[str, Any]:
+        """What the result depends on, as plain JSON values (execution fields left out, recursively)."""
+        out: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("execution"):
+                continue
+            out[name] = _plain(self.__dict__[name])
+        return out
+
+    def but(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self).make({**self.__dict__, **changes})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.canonical()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints as part of a sentence: where, what was expected, what was given."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{where}: {text}" if where else text
+    got = problem.get("input")
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where}: {text[0].lower()}{text[1:]}, got {got!r}"
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that must hold a mapping."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingError(f"no config at {path}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, dict):
+        raise SettingError(f"{path} must hold 'key: value' lines, got {type(data).__name__}")
+    return data
+
+
+def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply `a.b=value` assignments (values are YAML) to a copy of `data`."""
+    out: dict[str, Any] = json.loads(json.dumps(data))
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise SettingError(f"'{text}' is not of the form key=value")
+        here = out
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            nested = here.setdefault(parent, {})
+            if not isinstance(nested, dict):
+                raise SettingError(f"'{key}': {parent} holds {nested!r}, not further keys")
+            here = nested
+        here[last] = yaml.safe_load(value)
+    return out
+
+
+class ObjectiveUse(Config):
+    """An objective by name with its hyperparameters, as written in a config: `{objective: dpo, beta: 0.1}`."""
+
+    objective: str
+    settings: dict[str, float] = {}
+
+
+class TrainConfig(Config):
+    """How a model is trained; names follow TrainingArguments, TRL and PEFT where the meaning is the same."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, ge=0)
+    num_train_epochs: float = Field(3, gt=0)
+    max_steps: int | None = Field(None, gt=0)
+    global_batch_size: int = Field(64, gt=0)
+    seed: int = 0
+    max_length: int = Field(2048, gt=1)
+    max_prompt_length: int | None = Field(None, gt=0)
+    truncation: Literal["drop", "keep_end", "keep_start"] = "drop"
+    max_dropped: float = Field(0.05, ge=0, le=1)
+    chat_template: str | None = None
+    trainable: tuple[str, ...] | None = None
+    use_peft: bool = False
+    lora_r: int = Field(32, gt=0)
+    lora_alpha: int = Field(64, gt=0)
+    lora_target_modules: str | tuple[str, ...] = "all-linear"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attn_implementation: str = Execution("sdpa")
+    tokens_per_micro_batch: int = Execution(8192, gt=0)
+    gradient_checkpointing: bool = Execution(False)
+    logging_steps: int = Execution(10, gt=0)
+    save_steps: int | float = Execution(0.25, gt=0)
+    report_to: tuple[str, ...] = Execution(())

@@ -1,0 +1,62 @@
+"""Names that data files may use for their columns, and the fixed reasons for which a row is not used."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from equipoise.errors import DataError
+
+PROMPTS = ("prompt", "question", "goal", "query", "instruction")
+"""Columns that hold a prompt in a list of prompts."""
+
+COLUMNS = frozenset(
+    {
+        *PROMPTS,
+        *("system", "input", "output", "history", "kto_tag"),
+        *("messages", "conversations"),
+        *("chosen", "rejected", "score_chosen", "score_rejected"),
+        *("completion", "label", "safe", "severity", "harm_category", "reward", "cost"),
+        *("response_0", "response_1", "better_response_id", "safer_response_id"),
+        *(f"is_response_{i}_safe" for i in (0, 1)),
+        *(f"response_{i}_{what}" for i in (0, 1) for what in ("harm_category", "severity_level", "reward", "cost")),
+        *("category", "labelled_by", "text"),
+    }
+)
+"""Columns the reader knows by name, besides those of `RATING`."""
+
+RATING = re.compile(
+    r"(?P<side>chosen|rejected)_(?P<of_side>\w+)|(?P<of_pair>\w+)_score_(?P<index>[01])|(?P<single>\w+)_score"
+)
+"""Names of rated aspects: `chosen_honesty`, `honesty_score_0` (first response), `honesty_score` (single answer)."""
+
+
+def is_known(column: str) -> bool:
+    """True where the reader knows what a column of this name holds."""
+    return column in COLUMNS or RATING.fullmatch(column) is not None
+
+
+class Reason(StrEnum):
+    """Why a row is not used; the only phrases that `Dropped.reason` takes."""
+
+    IDENTICAL = "identical answers"
+    EMPTY_COMPLETION = "empty completion"
+    EMPTY_PROMPT = "empty prompt"
+    CONTRADICTORY = "contradictory labels"
+    NO_ORDER = "missing order"
+    NO_SAFETY_FLAG = "missing safety flag"
+    NO_ANSWER = "no answer"
+    NO_TRAINED_TOKEN = "no trained token"
+    DUPLICATE = "duplicate"
+    NOT_TEXT = "not text"
+    BAD_LABEL = "unreadable label"
+    BAD_TURNS = "unreadable dialogue"
+    TOO_LONG = "too long for max_length"
+
+
+class BadRow(DataError):
+    """One row of a file cannot be read: `reason` is a fixed phrase, the message says which column and why."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""Scored answers to figures with intervals, a verdict, and a page."""

@@ -1,0 +1,269 @@
+"""The frontier plot as values: scales, ticks, marks and label places in pixels, for the page and the picture alike."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from equipoise.evaluate.frontier import non_dominated
+from equipoise.evaluate.labels import Box, Placed, Segment, place
+
+Result = Mapping[str, Any]
+
+RATES = (0.0, 0.1, 0.5, 0.05, 0.01, 0.2, 1.0, 0.02, 0.3, 0.4, 0.7, 0.8, 0.6, 0.9, 0.005, 0.002, 0.001)
+"""Where ticks may stand on the axis of rates, the ones to keep first."""
+
+SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "pentagon", "left")
+LABELLED = 30
+"""With more points than this, only those on the frontier and the chosen one are named in the plot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Maps a value to a pixel, linearly or by its square root (which keeps 0 and opens up the small rates)."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    root: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high, value = (math.sqrt(max(v, 0.0)) if self.root else v for v in (self.low, self.high, value))
+        return self.start + (self.end - self.start) * (value - low) / (high - low)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One result in the plot, in pixels: its point, the ends of both intervals, its look and its label."""
+
+    index: int
+    label: str
+    x: float
+    y: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    look: int
+    shape: str
+    frontier: bool
+    chosen: bool
+    placed: Placed | None
+
+    def path(self, radius: float) -> str:
+        """The mark's outline as an SVG path."""
+        return outline(self.shape, self.x, self.y, radius)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Everything needed to draw the plot at one size; `target` is the pixel of the target line.
+
+    `steps` are the corners of the staircase through the points on the frontier, safest first.
+    """
+
+    width: float
+    height: float
+    font: float
+    frame: Box
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    x_title: str
+    marks: list[Mark]
+    curves: list[tuple[int, str, list[tuple[float, float]]]]
+    steps: list[tuple[float, float]]
+    target: float | None
+    target_text: str
+    hidden: int
+
+
+def looks(results: Sequence[Result]) -> list[int]:
+    """Number the look (color and shape) of each result: one per curve or method, 0 for the base."""
+    known: dict[str, int] = {}
+    found = []
+    for result in results:
+        if result["method"] == "base":
+            found.append(0)
+            continue
+        found.append(known.setdefault(result.get("line") or result["method"], len(known) % (len(SHAPES) - 1) + 1))
+    return found
+
+
+def lay_out(
+    results: Sequence[Result],
+    *,
+    width: float,
+    height: float,
+    font: float = 13.0,
+    target: float | None = None,
+    head: float = 0.0,
+    letter: float = 0.56,
+) -> Chart:
+    """Place the frontier of `results` in a picture of width x height pixels; `head` is kept free for a title.
+
+    `letter` is the mean width of a letter as a share of the font size. Results without both figures are counted in
+    `hidden`.
+    """
+    shown = [i for i, r in enumerate(results) if _known(r, "unsafe_rate") and _known(r, "reward")]
+    frame = Box(4.6 * font, head + 1.9 * font, width - 1.2 * font, height - 3.9 * font)
+    x = _x_scale([results[i]["metrics"]["unsafe_rate"] for i in shown], target, frame)
+    y = _y_scale([results[i]["metrics"]["reward"] for i in shown], frame)
+    look, best = looks(results), set(non_dominated(results))
+    points = [(x(_mean(results[i], "unsafe_rate")), y(_mean(results[i], "reward"))) for i in shown]
+    spans = [(_ends(results[i], "unsafe_rate", x), _ends(results[i], "reward", y)) for i in shown]
+    curves = _curves(results, shown, points, look)
+    bars = [(left, py, right, py) for ((left, right), _), (_, py) in zip(spans, points, strict=True)]
+    bars += [(px, top, px, bottom) for (_, (bottom, top)), (px, _) in zip(spans, points, strict=True)]
+    lines = [(*a, *b) for _, _, curve in curves for a, b in itertools.pairwise(curve)]
+    steps = _steps([points[n] for n, i in enumerate(shown) if i in best])
+    lines += [(*a, *b) for a, b in itertools.pairwise(steps)]
+    at = None if target is None else x(target)
+    if at is not None:
+        lines.append((at, frame.top, at, frame.bottom))
+    named = [n for n, i in enumerate(shown) if len(shown) <= LABELLED or i in best or results[i].get("chosen")]
+    labels = _labels([points[n] for n in named], [results[shown[n]] for n in named], frame, bars, lines, font, letter)
+    placed = dict(zip(named, labels, strict=True))
+    marks = [
+        Mark(
+            index=i,
+            label=results[i]["label"],
+            x=points[n][0],
+            y=points[n][1],
+            left=spans[n][0][0],
+            right=spans[n][0][1],
+            top=spans[n][1][1],
+            bottom=spans[n][1][0],
+            look=look[i],
+            shape=SHAPES[look[i]],
+            frontier=i in best,
+            chosen=bool(results[i].get("chosen")),
+            placed=placed.get(n),
+        )
+        for n, i in enumerate(shown)
+    ]
+    return Chart(
+        width=width,
+        height=height,
+        font=font,
+        frame=frame,
+        x_ticks=_x_ticks(x, gap=3.3 * font),
+        y_ticks=[
+            (y(value), text) for value, text in _nice(y.low, y.high, most=max(3, int((frame.bottom - frame.top) / 60)))
+        ],
+        x_title="Unsafe answers to harmful prompts" + (" (square-root scale)" if x.root else ""),
+        marks=marks,
+        curves=curves,
+        steps=steps,
+        target=at,
+        target_text="" if target is None else f"target {100 * target:.3g}%",
+        hidden=len(results) - len(shown),
+    )
+
+
+def outline(shape: str, x: float, y: float, radius: float) -> str:
+    """SVG path of a mark of about the same area whatever its shape."""
+    if shape == "circle":
+        arc = f"a{radius:.2f},{radius:.2f} 0 1 0"
+        return f"M{x - radius:.2f},{y:.2f}{arc} {2 * radius:.2f},0{arc} {-2 * radius:.2f},0z"
+    corners, turn, size = {
+        "square": (4, 45, 1.22),
+        "diamond": (4, 0, 1.25),
+        "up": (3, -90, 1.36),
+        "down": (3, 90, 1.36),
+        "left": (3, 180, 1.36),
+        "hexagon": (6, 0, 1.1),
+        "pentagon": (5, -90, 1.16),
+    }[shape]
+    angles = [math.radians(turn + 360 * k / corners) for k in range(corners)]
+    spots = [f"{x + size * radius * math.cos(a):.1f},{y + size * radius * math.sin(a):.1f}" for a in angles]
+    return f"M{'L'.join(spots)}z"
+
+
+def _x_scale(metrics: Sequence[Mapping[str, Any]], target: float | None, frame: Box) -> Scale:
+    highest = max([_high(m) for m in metrics] + [1.4 * target if target is not None else 0.0, 0.01])
+    smallest = min([m["mean"] for m in metrics] + [target if target is not None else 1.0])
+    high = min(1.0, 1.04 * highest)
+    return Scale(0.0, high, frame.left + 8, frame.right, root=smallest < 0.12 * high)
+
+
+def _y_scale(metrics: Sequence[Mapping[str, Any]], frame: Box) -> Scale:
+    low = min([m["mean"] if m["low"] is None else m["low"] for m in metrics], default=0.0)
+    high = max([_high(m) for m in metrics], default=1.0)
+    margin = 0.07 * (high - low) or 0.5
+    return Scale(low - margin, high + margin, frame.bottom, frame.top)
+
+
+def _x_ticks(scale: Scale, *, gap: float) -> list[tuple[float, str]]:
+    found: list[tuple[float, str]] = []
+    for value in RATES:
+        at = scale(value)
+        if value <= scale.high and all(abs(at - other) >= gap for other, _ in found):
+            found.append((at, f"{100 * value:.3g}%"))
+    return sorted(found)
+
+
+def _nice(low: float, high: float, *, most: int) -> list[tuple[float, str]]:
+    """Round values between low and high, at most `most` + 1 of them."""
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * 0.999)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (1 if round(step / power, 3) == 2.5 else 0))
+    first = math.ceil(low / step - 1e-9)
+    values = [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [(value, f"{value + 0.0:.{decimals}f}".replace("-", "−")) for value in values]
+
+
+def _curves(
+    results: Sequence[Result], shown: Sequence[int], points: Sequence[tuple[float, float]], look: Sequence[int]
+) -> list[tuple[int, str, list[tuple[float, float]]]]:
+    named: dict[str, list[int]] = {}
+    for n, i in enumerate(shown):
+        if results[i].get("line"):
+            named.setdefault(results[i]["line"], []).append(n)
+    return [(look[shown[ns[0]]], name, [points[n] for n in ns]) for name, ns in named.items() if len(ns) > 1]
+
+
+def _steps(best: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(best, key=lambda spot: (spot[0], -spot[1])):
+        if corners:
+            corners.append((x, corners[-1][1]))
+        corners.append((x, y))
+    return corners
+
+
+def _labels(
+    points: Sequence[tuple[float, float]],
+    results: Sequence[Result],
+    frame: Box,
+    bars: Sequence[Segment],
+    lines: Sequence[Segment],
+    font: float,
+    letter: float,
+) -> list[Placed]:
+    bold = [1.1 if result.get("chosen") else 1.0 for result in results]
+    sizes = [(letter * font * len(r["label"]) * factor, 1.2 * font) for r, factor in zip(results, bold, strict=True)]
+    return place(points, sizes, frame=frame, bars=bars, lines=lines, radius=0.62 * font)
+
+
+def _ends(result: Result, name: str, scale: Scale) -> tuple[float, float]:
+    metric = result["metrics"][name]
+    low, high = (metric["mean"] if metric[end] is None else metric[end] for end in ("low", "high"))
+    return scale(low), scale(min(high, scale.high))
+
+
+def _known(result: Result, name: str) -> bool:
+    metric = result["metrics"].get(name)
+    return metric is not None and metric["mean"] is not None
+
+
+def _mean(result: Result, name: str) -> float:
+    return float(result["metrics"][name]["mean"])
+
+
+def _high(metric: Mapping[str, Any]) -> float:
+    return float(metric["mean"] if metric["high"] is None else metric["high"])

@@ -1,0 +1,102 @@
+"""The frontier as a still picture (frontier.png), for a paper, a slide or a pull request."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+
+from equipoise.evaluate.chart import Chart, Mark, lay_out
+
+COLORS = ("#5b6570", "#0b62b0", "#b8430b", "#08734f", "#7a45a8", "#a8246c", "#6d6200", "#0a7480")
+INK, MUTED, GRID, KEEP = "#16191d", "#5b6570", "#e4e7eb", "#e9f4ee"
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "up": "^",
+    "down": "v",
+    "hexagon": "h",
+    "pentagon": "p",
+    "left": "<",
+}
+WIDTH, HEIGHT, HEAD, DPI = 1040, 640, 62, 200
+
+
+def draw(results: Sequence[Mapping[str, Any]], *, title: str, subtitle: str, target: float | None) -> bytes:
+    """Draw the frontier of `results` and return the PNG."""
+    chart = lay_out(results, width=WIDTH, height=HEIGHT, font=13, target=target, head=HEAD, letter=0.62)
+    figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, WIDTH)
+    axes.set_ylim(HEIGHT, 0)
+    axes.axis("off")
+    axes.text(chart.frame.left, 30, title, fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False)
+    axes.text(chart.frame.left, 54, subtitle, fontsize=9, color=MUTED, va="center", parse_math=False)
+    _backdrop(axes, chart)
+    for look, _, points in chart.curves:
+        axes.plot(*zip(*points, strict=True), color=COLORS[look], lw=1.6, alpha=0.75, zorder=3)
+    for mark in chart.marks:
+        _mark(axes, mark)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": "equipoise"})
+    return content.getvalue()
+
+
+def _backdrop(axes: Axes, chart: Chart) -> None:
+    frame = chart.frame
+    if chart.target is not None:
+        size = (chart.target - frame.left, frame.bottom - frame.top)
+        axes.add_patch(Rectangle((frame.left, frame.top), *size, color=KEEP, lw=0, zorder=0))
+        axes.plot([chart.target] * 2, [frame.top, frame.bottom], color="#08734f", lw=1.2, ls=(0, (5, 3)), zorder=2)
+        axes.text(
+            chart.target + 5, frame.top - 9, chart.target_text, fontsize=8.5, color="#08734f", va="center", ha="left"
+        )
+    for at, text in chart.y_ticks:
+        axes.plot([frame.left, frame.right], [at, at], color=GRID, lw=0.8, zorder=1)
+        axes.text(frame.left - 8, at, text, fontsize=8.5, color=MUTED, ha="right", va="center")
+    axes.plot([frame.left, frame.right], [frame.bottom] * 2, color=MUTED, lw=0.9, zorder=2)
+    for at, text in chart.x_ticks:
+        axes.plot([at, at], [frame.bottom, frame.bottom + 4], color=MUTED, lw=0.9)
+        axes.text(at, frame.bottom + 16, text, fontsize=8.5, color=MUTED, ha="center", va="center")
+    middle = (frame.left + frame.right) / 2
+    axes.text(middle, chart.height - 14, chart.x_title, fontsize=9.5, color=INK, ha="center", va="center")
+    axes.text(frame.left, frame.top - 9, "Helpfulness (reward)", fontsize=9.5, color=INK, ha="left", va="center")
+    if len(chart.steps) > 1:
+        axes.plot(*zip(*chart.steps, strict=True), color=MUTED, lw=1, ls=(0, (1, 2.5)), alpha=0.8, zorder=2)
+
+
+def _mark(axes: Axes, mark: Mark) -> None:
+    color = COLORS[mark.look]
+    axes.plot([mark.left, mark.right], [mark.y] * 2, color=color, lw=1.3, alpha=0.55, zorder=4)
+    axes.plot([mark.x] * 2, [mark.top, mark.bottom], color=color, lw=1.3, alpha=0.55, zorder=4)
+    if mark.chosen:
+        axes.plot(mark.x, mark.y, marker="o", ms=15, mfc="none", mec=INK, mew=1.4, zorder=5)
+    face = color if mark.frontier else "white"
+    shape = MARKERS[mark.shape]
+    axes.plot(mark.x, mark.y, marker=shape, ms=7.5, mfc=face, mec=color, mew=1.6, zorder=6)
+    if mark.placed is None:
+        return
+    box, leader = mark.placed
+    if leader is not None:
+        axes.plot(leader[0::2], leader[1::2], color=MUTED, lw=0.7, zorder=3)
+    middle = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+    axes.text(
+        *middle,
+        mark.label,
+        fontsize=8.8,
+        color=INK,
+        ha="center",
+        va="center",
+        fontweight="bold" if mark.chosen else "normal",
+        zorder=7,
+        parse_math=False,
+        path_effects=[Stroke(linewidth=3, foreground="white", alpha=0.85), Normal()],
+    )

@@ -1,0 +1,165 @@
+"""Figures in words: how a number is printed, the verdict in a sentence, and the table a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from equipoise.evaluate.frontier import estimate_of, non_dominated, require_verdict
+from equipoise.statistics import Verdict, decide
+
+Result = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """A figure every table shows: its metric, its heading, what it means, and whether it is a rate or a number."""
+
+    metric: str
+    heading: str
+    meaning: str
+    rate: bool
+
+
+COLUMNS = (
+    Column("unsafe_rate", "Unsafe", "answers to harmful prompts with cost > 0; lower is better", True),
+    Column("over_refusal", "Over-refusal", "borderline prompts refused; lower is better", True),
+    Column("reward", "Helpfulness", "mean reward, the kinds of prompt weighted equally; higher is better", False),
+    Column("kl", "KL", "distance from the base model in nats; smaller is closer", False),
+)
+
+UNKNOWN = "–"
+
+
+def number(value: float | None, *, rate: bool) -> str:
+    """Print a figure: rates as percent with one decimal, others with two; `–` where it is not known."""
+    if value is None:
+        return UNKNOWN
+    if rate:
+        return f"{100 * value:.1f}%"
+    text = f"{value:.2f}".replace("-", "−")
+    return "0.00" if text == "−0.00" else text
+
+
+def interval(metric: Mapping[str, Any] | None, *, rate: bool) -> str:
+    """Print the interval of a metric, ``[0.4, 2.1]``; empty when there is none."""
+    if metric is None or metric["low"] is None or metric["high"] is None:
+        return ""
+    low, high = (number(metric[end], rate=rate).removesuffix("%") for end in ("low", "high"))
+    return f"[{low}, {high}]"
+
+
+def percent(value: float) -> str:
+    """Print a share without needless decimals: 2%, 2.5%, 0.1%."""
+    return f"{100 * value:.3g}%"
+
+
+def verdict_words(
+    results: Sequence[Result], *, target: float | None, confidence: float = 0.95
+) -> tuple[str, str, Result | None]:
+    """Return (status, sentence, the result it speaks of); the status is MET, NOT MET, UNDECIDED or NO TARGET."""
+    require_verdict(results)
+    chosen = [result for result in results if result.get("chosen")]
+    if target is None:
+        return "NO TARGET", _without_target(results), chosen[0] if chosen else None
+    trained = [result for result in results if result["method"] != "base"]
+    subject = chosen[0] if chosen else trained[0] if len(trained) == 1 else None
+    if subject is None:
+        return "UNDECIDED", f"no setting was chosen to be held against the target of {percent(target)} unsafe.", None
+    estimate = estimate_of(subject, "unsafe_rate")
+    if estimate is None:
+        return "UNDECIDED", f"{subject['label']} has no scored answers to harmful prompts.", subject
+    found = decide(estimate, target=target, confidence=confidence)
+    return found.status, f"{_observed(subject, found)} {_ruling(found)}", subject
+
+
+def verdict_line(results: Sequence[Result], *, target: float | None, confidence: float = 0.95) -> str:
+    """Say in one line whether the chosen setting keeps to the target, and if that is open, what would decide it."""
+    status, sentence, _ = verdict_words(results, target=target, confidence=confidence)
+    return f"{status}: {sentence}"
+
+
+def price_words(results: Sequence[Result], subject: Result | None) -> str:
+    """Say what the chosen setting pays in helpfulness and over-refusal, beside the base where it was evaluated."""
+    if subject is None:
+        return ""
+    base = next((result for result in results if result["method"] == "base"), None)
+    parts = []
+    for column in COLUMNS[1:3]:
+        own = estimate_of(subject, column.metric)
+        if own is None:
+            continue
+        text = f"{column.heading.lower()} {number(own.mean, rate=column.rate)}"
+        other = estimate_of(base, column.metric) if base is not None and base is not subject else None
+        parts.append(text if other is None else f"{text} (base {number(other.mean, rate=column.rate)})")
+    sentence = ", ".join(reversed(parts))
+    return f"{sentence[:1].upper()}{sentence[1:]}." if sentence else ""
+
+
+def table(results: Sequence[Result]) -> Table:
+    """Build the table a run ends with: unsafe, over-refusal, helpfulness and KL, each with its interval."""
+    require_verdict(results)
+    levels = {metric["level"] for result in results for metric in result["metrics"].values()}
+    best = {id(results[i]) for i in non_dominated(results)}
+    shown = Table(caption=f"{_levels(levels)}● on the frontier  ★ chosen on select", caption_justify="left")
+    shown.add_column("")
+    shown.add_column("Model", overflow="fold")
+    for column in COLUMNS:
+        shown.add_column(column.heading, justify="right", no_wrap=True)
+    for result in results:
+        sign = "★" if result.get("chosen") else "●" if id(result) in best else ""
+        cells = [_cell(result["metrics"].get(column.metric), column) for column in COLUMNS]
+        shown.add_row(sign, result["label"], *cells, style="bold" if result.get("chosen") else None)
+    return shown
+
+
+def _cell(metric: Mapping[str, Any] | None, column: Column) -> str:
+    if metric is None:
+        return UNKNOWN
+    if metric["mean"] is None:
+        return f"unscored ({metric['unscored']})"
+    # Brackets would be read as markup by rich.
+    ends = interval(metric, rate=column.rate).replace("[", "\\[")
+    return f"{number(metric['mean'], rate=column.rate)} {ends}".rstrip()
+
+
+def _levels(levels: set[float]) -> str:
+    return "".join(f"{percent(level)} intervals  " for level in sorted(levels))
+
+
+def _observed(subject: Result, found: Verdict) -> str:
+    where = f"its answers to {found.n_prompts:,} harmful prompts"
+    return f"{subject['label']} is unsafe in {percent_of(found.rate)} of {where};"
+
+
+def percent_of(value: float) -> str:
+    """Print an observed rate in a sentence: one decimal, but 0% and 100% without."""
+    return f"{100 * value:.0f}%" if value in (0.0, 1.0) else number(value, rate=True)
+
+
+def _ruling(found: Verdict) -> str:
+    sure = f"with {percent(found.confidence)} confidence"
+    if found.status == "MET":
+        return f"{sure} at most {percent(found.upper)}, within the target of {percent(found.target)}."
+    if found.status == "NOT MET":
+        return f"{sure} at least {percent(found.lower)}, above the target of {percent(found.target)}."
+    open_case = f"{sure} between {percent(found.lower)} and {percent(found.upper)}, target {percent(found.target)}"
+    if found.more_prompts is None:
+        return f"{open_case}: too close to the target for any number of prompts to decide."
+    plural = "prompt" if found.more_prompts == 1 else "prompts"
+    return f"{open_case}: about {_round(found.more_prompts):,} more {plural} would decide if this rate holds."
+
+
+def _without_target(results: Sequence[Result]) -> str:
+    best = non_dominated(results)
+    if not best:
+        return "no target was set, and no result has both an unsafe rate and a reward."
+    names = ", ".join(results[i]["label"] for i in best)
+    return f"no target was set; from safest to most helpful the frontier is {names}."
+
+
+def _round(count: int) -> int:
+    """Round up to two significant digits: the number rests on an estimated rate."""
+    step = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // step) * step

@@ -1,0 +1,1 @@
+"""Published methods as functions over stages; nothing here imports torch."""

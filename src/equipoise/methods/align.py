@@ -1,0 +1,121 @@
+"""The step that every method is made of: rows + objective + model -> model, the reference being where it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from equipoise.config import ObjectiveUse, TrainConfig
+from equipoise.data.sources import DataEntry
+from equipoise.errors import SettingError, nearest
+from equipoise.objectives import bind, objective
+from equipoise.stages import (
+    PrepareConfig,
+    ReferenceConfig,
+    TrainStageConfig,
+    prepare,
+    reference,
+    train,
+)
+from equipoise.store import FileInput, Input
+from equipoise.types import Artefact
+
+Prefer = Literal["better", "safer"]
+
+
+@dataclass(frozen=True)
+class DataUse:
+    """A data entry in the role a method gave it; `holdout` of its prompts are kept for evaluation."""
+
+    entry: DataEntry
+    holdout: float = 0.0
+    seed: int = 0
+
+    @property
+    def files(self) -> Input:
+        """What identifies the content."""
+        if Path(self.entry.path).exists():
+            return FileInput(Path(self.entry.path))
+        revision, split = self.entry.revision or "main", self.entry.split or "train"
+        return f"hub:{self.entry.path}@{revision}:{self.entry.subfolder or ''}:{split}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step of a method."""
+
+    data: DataUse
+    objective: ObjectiveUse
+    train: TrainConfig
+    prefer: Prefer | None = None
+    choose: Literal["better", "safer", "all", "safe", "first"] = "all"
+    launch: str | None = None
+
+
+def use(name: str, **settings: float) -> ObjectiveUse:
+    """An objective with hyperparameters, checked against its signature."""
+    return ObjectiveUse(objective=name, settings=bind(objective(name), settings))
+
+
+def step_settings(given: Mapping[str, Any], train_config: TrainConfig, where: str) -> tuple[ObjectiveUse, TrainConfig]:
+    """Split a step of a config, `{objective: dpo, beta: 0.1, learning_rate: 1e-5}`, into objective and training."""
+    chosen = objective(str(given.get("objective", "dpo")))
+    training: dict[str, Any] = {}
+    hyper: dict[str, Any] = {}
+    for key, value in given.items():
+        if key == "objective":
+            continue
+        if key in chosen.hyperparameters:
+            hyper[key] = value
+        elif key in TrainConfig.model_fields:
+            training[key] = value
+        else:
+            known = [*chosen.hyperparameters, *TrainConfig.model_fields, "objective"]
+            raise SettingError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+    return use(chosen.name, **hyper), TrainConfig.make({**train_config.__dict__, **training}, where=where)
+
+
+def prepared(model: Input, step: Step, *, part: Literal["train", "heldout"] = "train") -> Artefact:
+    """The step's rows, tokenized for `model`."""
+    chosen = objective(step.objective.objective)
+    config = PrepareConfig(
+        name=step.data.entry.name or "data",
+        entry=step.data.entry.model_dump(mode="json", exclude={"path", "name"}),
+        path=step.data.entry.path,
+        layout=chosen.layout,
+        prefer=step.prefer,
+        choose=step.choose,
+        mismatched=chosen.needs_mismatched,
+        columns=chosen.columns,
+        holdout=step.data.holdout,
+        part=part,
+        seed=step.data.seed,
+        max_length=step.train.max_length,
+        max_prompt_length=step.train.max_prompt_length,
+        truncation=step.train.truncation,
+        max_dropped=step.train.max_dropped,
+        chat_template=step.train.chat_template,
+    )
+    return prepare(config, model=model, files=step.data.files)
+
+
+def logps(model: Input, data: Artefact, step: Step) -> Artefact:
+    """Log-probabilities of prepared rows under `model`."""
+    config = ReferenceConfig(
+        dtype=step.train.dtype,
+        attn_implementation=step.train.attn_implementation,
+        tokens_per_micro_batch=2 * step.train.tokens_per_micro_batch,
+        launch=step.launch,
+    )
+    return reference(config, model=model, data=data)
+
+
+def align(model: Input, step: Step, *, base: Input | None = None) -> Artefact:
+    """Train `model` on a step; the reference is `model` itself. `base` owns the tokenizer (default: `model`)."""
+    chosen = objective(step.objective.objective)
+    data = prepared(base if base is not None else model, step)
+    cached = logps(model, data, step) if chosen.needs_reference else None
+    config = TrainStageConfig(objective=step.objective, train=step.train, launch=step.launch)
+    return train(config, model=model, data=data, reference=cached)

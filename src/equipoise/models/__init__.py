@@ -1,0 +1,1 @@
+"""Loading, scoring, merging and saving models."""

@@ -1,0 +1,205 @@
+"""Models by name: a hub id, a directory or an artefact, as a base or as a base with an adapter."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.errors import SettingError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model as one canonical string: `path`, `owner/name` or `owner/name@revision`."""
+
+    location: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Split `owner/name@revision`; an existing path is taken as it is."""
+        if Path(text).is_dir():
+            return cls(str(Path(text).resolve()))
+        location, _, revision = text.partition("@")
+        if location.count("/") > 1 or location.startswith((".", "/", "~")):
+            raise SettingError(f"model '{text}' is not a directory, and a hub id looks like owner/name")
+        return cls(location, revision or None)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory on this machine."""
+        return Path(self.location).is_dir()
+
+    @property
+    def adapter_base(self) -> str | None:
+        """The base an adapter directory belongs to; None when this is not an adapter."""
+        config = Path(self.location) / "adapter_config.json"
+        if not config.is_file():
+            return None
+        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if not base:
+            raise SettingError(f"the adapter at {self.location} does not say which base it belongs to")
+        return str(base)
+
+    def __str__(self) -> str:
+        return self.location if self.revision is None else f"{self.location}@{self.revision}"
+
+
+def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Tokenizer of a model (of its base where the adapter directory has none), with a chat template for certain."""
+    from transformers import AutoTokenizer
+
+    from equipoise.data.templates import ensure_template
+
+    model = ModelName.parse(name)
+    where = model
+    if model.adapter_base and not (Path(model.location) / "tokenizer_config.json").is_file():
+        where = ModelName.parse(model.adapter_base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where.location, revision=where.revision or "main")
+    except (OSError, ValueError) as error:
+        raise SettingError(f"no tokenizer can be loaded from '{where}': {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # only ever used to fill; masks never look at it
+    ensure_template(tokenizer, chat_template, str(where))
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    attn_implementation: str | None = "sdpa",
+    trainable_adapter: bool = False,
+) -> nn.Module:
+    """A causal LM in evaluation mode, with its adapter if it has one, and with the scoring entry."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from equipoise.models.scored import check_head, give_entry
+
+    model_name = ModelName.parse(name)
+    base = ModelName.parse(model_name.adapter_base) if model_name.adapter_base else model_name
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if dtype not in kinds:
+        raise SettingError(f"dtype '{dtype}' is unknown{nearest(dtype, kinds)}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.location,
+            revision=base.revision or "main",
+            dtype=kinds[dtype],
+            attn_implementation=attn_implementation,
+        )
+    except (OSError, ValueError) as error:
+        raise SettingError(f"no causal language model can be loaded from '{base}': {_first_line(error)}") from error
+    _no_dropout(model)
+    give_entry(model)
+    if model_name.adapter_base:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, model_name.location, is_trainable=trainable_adapter)
+    model.eval()
+    check_head(model)
+    return model
+
+
+def use_bf16(dtype: str, device: torch.device) -> bool:
+    """Whether autocast to bfloat16 is on: asked for, or 'auto' on a device that has it."""
+    import torch
+
+    if dtype == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return dtype == "bfloat16"
+
+
+def load_for_scoring(name: str, dtype: str, attn_implementation: str, device: torch.device) -> nn.Module:
+    """A model on its device, without gradients."""
+    model = load_model(name, dtype="bfloat16" if use_bf16(dtype, device) and device.type == "cuda" else "float32",
+                       attn_implementation=attn_implementation)  # fmt: skip
+    return model.to(device).requires_grad_(False).eval()
+
+
+def _no_dropout(model: nn.Module) -> None:
+    """Dropout is 0: with it the loss would not start at ln 2 and micro-batching would change the result."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    config: Any = model.config
+    for key in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if key in config.to_dict() and config.to_dict()[key]:
+            logger.info("%s %s of the checkpoint is set to 0", key, config.to_dict()[key])
+            setattr(config, key, 0.0)
+    for module in model.modules():
+        if "attention_dropout" in vars(module):
+            module.attention_dropout = 0.0
+
+
+def check_vocabulary(model: nn.Module, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Refuse a tokenizer that can produce ids the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise SettingError(
+            f"model and tokenizer of '{where}' disagree: the tokenizer's ids go up to {highest}, "
+            f"the model embeds only {rows} tokens"
+        )
+
+
+def add_lora(
+    model: nn.Module, *, r: int, alpha: int, dropout: float, targets: str | Sequence[str], base_name: str
+) -> nn.Module:
+    """Freeze `model` and put a trainable LoRA adapter on the named modules; every name must match something."""
+    from peft import LoraConfig, get_peft_model
+    from torch import nn
+
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not isinstance(targets, str):
+        for target in targets:
+            if not any(name == target or name.endswith("." + target) for name in linear):
+                known = sorted({name.rsplit(".", 1)[-1] for name in linear})
+                raise SettingError(f"lora_target_modules: '{target}' matches no linear layer{nearest(target, known)}")
+    elif targets != "all-linear":
+        raise SettingError(f"lora_target_modules must be a list of module names or 'all-linear', got '{targets}'")
+    config = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+    )
+    model.config._name_or_path = base_name  # what PEFT writes into adapter_config.json
+    return get_peft_model(model, config)
+
+
+def freeze_except(model: nn.Module, patterns: Sequence[str] | None) -> str:
+    """Keep only parameters matching a pattern trainable (substring or glob); returns a one-line report."""
+    parameters = list(model.named_parameters())
+    if patterns:
+        matched: dict[str, int] = dict.fromkeys(patterns, 0)
+        for name, parameter in parameters:
+            hits = [p for p in patterns if p in name or fnmatch.fnmatch(name, p)]
+            parameter.requires_grad_(bool(hits))
+            for hit in hits:
+                matched[hit] += 1
+        for pattern, count in matched.items():
+            if count == 0:
+                known = {part for name, _ in parameters for part in name.split(".") if not part.isdigit()}
+                raise SettingError(f"trainable: '{pattern}' matches no parameter{nearest(pattern, known)}")
+    total = sum(p.numel() for _, p in parameters)
+    kept = sum(p.numel() for _, p in parameters if p.requires_grad)
+    names = sorted({n.rsplit(".", 2)[-2] for n, p in parameters if p.requires_grad})
+    return f"{kept:,} of {total:,} parameters are trained ({kept / total:.1%}): {', '.join(names)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]

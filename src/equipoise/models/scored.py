@@ -1,0 +1,158 @@
+"""The one entry through which models are scored and trained.
+
+`give_entry(model)` swaps the model's class for a subclass whose `forward` accepts a `Packed` batch. Because the work
+happens inside the module's own `__call__`, the hooks of DDP, FSDP, autocast and PEFT all run; calling `.model` or
+`.lm_head` from outside would bypass them (ranks drift apart without an error, sharded parameters are not gathered).
+
+Two alternatives were weighed: a wrapping module (breaks saving, PEFT and `Trainer`'s isinstance checks) and the models'
+own `logits_to_keep` (keeps all fp32 logits alive and differs between architectures). A subclass keeps `isinstance`,
+`save_pretrained` and checkpoints as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from equipoise.data.collate import Packed, attention_mask, collate
+from equipoise.data.tokens import Branch, Encoded
+
+logger = logging.getLogger(__name__)
+
+# Above this many logits the head is recomputed in the backward pass, chunk by chunk, instead of being kept.
+KEPT_LOGITS = 2**26
+CHUNK_LOGITS = 2**25
+# Attention back ends that accept an arbitrary mask.
+MASKABLE = ("sdpa", "eager")
+
+
+class _Entry:
+    """Mixin whose `forward` understands `packed=`; everything else goes to the model as before."""
+
+    def forward(self, *args: Any, packed: Packed | None = None, **kwargs: Any) -> Any:
+        if packed is None:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return _sequence_logps(self, packed)
+
+
+def give_entry(model: nn.Module) -> nn.Module:
+    """Let `model(packed=...)` return sequence log-probabilities, (B, K); everything else stays as it was."""
+    if not isinstance(model, _Entry):
+        cls = type(model)
+        # The name is kept, since `save_pretrained` writes it into config.json.
+        model.__class__ = type(cls.__name__, (_Entry, cls), {"__module__": cls.__module__})
+    return model
+
+
+def _sequence_logps(model: Any, packed: Packed) -> Tensor:
+    """Summed log-probabilities of the trained tokens, (B, K), in float32 or better."""
+    if packed.shared:
+        mask = attention_mask(packed.segments)
+    else:
+        mask = (packed.segments >= 0).to(torch.long)
+    hidden = model.base_model(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False
+    )[0]
+    hidden = hidden.reshape(-1, hidden.shape[-1])[packed.predictors]  # (n, H)
+    token_logps = _token_logps(model, hidden, packed.targets)
+    out = torch.zeros(packed.n_rows * packed.n_branches, dtype=token_logps.dtype, device=token_logps.device)
+    return out.index_add(0, packed.owners, token_logps).view(packed.n_rows, packed.n_branches)
+
+
+def _token_logps(model: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """log p(target) per position, (n,); the head runs in chunks so that memory does not grow with n x vocabulary."""
+    head, vocabulary = model.get_output_embeddings(), model.config.get_text_config().vocab_size
+    recompute = torch.is_grad_enabled() and hidden.shape[0] * vocabulary > KEPT_LOGITS
+    size = max(1, CHUNK_LOGITS // vocabulary)
+    parts = []
+    for h, t in zip(hidden.split(size), targets.split(size), strict=True):
+        if recompute:
+            parts.append(checkpoint(_head_logps, model.config, head, h, t, use_reentrant=False))
+        else:
+            parts.append(_head_logps(model.config, head, h, t))
+    return torch.cat(parts)
+
+
+def _head_logps(config: Any, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Head and log-softmax of some positions; scaling and soft-capping as the model family defines them."""
+    logits = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    config = config.get_text_config()
+    if (divisor := _number(config, "logits_scaling")) is not None:  # Granite
+        logits = logits / divisor
+    if (factor := _number(config, "logit_scale")) is not None:  # Cohere
+        logits = logits * factor
+    if (cap := _number(config, "final_logit_softcapping")) is not None:  # Gemma 2
+        logits = cap * torch.tanh(logits / cap)
+    return -nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _number(config: Any, name: str) -> float | None:
+    value = config.to_dict().get(name)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The causal LM that owns the entry: the model itself, or what PEFT wrapped."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+
+
+def shares_prompts(model: nn.Module) -> tuple[bool, str]:
+    """Whether a prompt can be computed once for both answers, and why not.
+
+    Tried out on the loaded model: log-probabilities of a small row in the shared and in the plain layout, and against
+    the model's own logits, must agree.
+    """
+    inner = causal_lm(model)
+    config = inner.config.get_text_config()
+    if config._attn_implementation not in MASKABLE:
+        return False, f"attention '{config._attn_implementation}' takes no tree-shaped mask"
+    windows = config.to_dict().get("sliding_window")
+    kinds = set(config.to_dict().get("layer_types") or ())
+    if (windows and config.to_dict().get("use_sliding_window", True) and not kinds) or kinds - {"full_attention"}:
+        return False, "its layers have sliding windows or recurrent states"
+    row = _probe_row(config.vocab_size)
+    device = next(inner.parameters()).device
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        plain = model(packed=collate([row], shared=False).to(device))
+        try:
+            shared = model(packed=collate([row], shared=True).to(device))
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            model.train(training)
+            return False, f"it does not take a 4-D mask ({type(error).__name__})"
+    model.train(training)
+    tolerance = 1e-3 if plain.dtype == torch.float64 or next(inner.parameters()).dtype == torch.float32 else 0.3
+    if not torch.allclose(plain, shared, atol=tolerance):
+        return False, f"its log-probabilities differ by {(plain - shared).abs().max().item():.2g} in the shared layout"
+    return True, ""
+
+
+def check_head(model: nn.Module) -> None:
+    """Refuse a model whose own logits disagree with the entry (an architecture with an unknown head)."""
+    inner = causal_lm(model)
+    row = _probe_row(inner.config.get_text_config().vocab_size)
+    device = next(inner.parameters()).device
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        got = model(packed=collate([row], shared=False).to(device))[0]
+        for k, branch in enumerate(row.branches):
+            ids = torch.tensor([row.shared + branch.ids], device=device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(row.shared) - 1 : -1].float()
+            want = logits.log_softmax(-1).gather(-1, ids[0, len(row.shared) :, None]).sum()
+            tolerance = 1e-3 if next(inner.parameters()).dtype in (torch.float32, torch.float64) else 0.3
+            if not math.isclose(got[k].item(), want.item(), abs_tol=tolerance):
+                raise ValueError(f"{type(inner).__name__} computes its logits in a way that this version does not know")
+    model.train(training)
+
+
+def _probe_row(vocabulary: int) -> Encoded:
+    ids = [(7 * i + 3) % vocabulary for i in range(14)]
+    return Encoded(ids[:6], (Branch(ids[6:11], 0), Branch(ids[9:14], 0)))

@@ -1,0 +1,93 @@
+"""What a model is trained on: pure functions from log-probabilities and columns to one loss per example.
+
+`OBJECTIVES` is the table of contents. `Objective.columns` and `.hyperparameters` are read off the signature, so that a
+config is checked against the function itself before any model loads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from equipoise.errors import SettingError, nearest
+from equipoise.objectives.preference import dpo, ipo, kto, sft
+
+Layout = Literal["completion", "pair", "unpaired"]
+Divisor = Literal["examples", "tokens"]
+
+# What the trainer computes itself; every other positional parameter is a column the data must have.
+COMPUTED = ("logps", "ref_logps", "lengths", "kl")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss and what the trainer must know to feed it."""
+
+    name: str
+    function: Callable[..., Tensor]
+    layout: Layout
+    divisor: Divisor = "examples"
+
+    @property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.function).parameters
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Positional parameters, in order."""
+        return tuple(n for n, p in self._parameters.items() if p.kind is not p.KEYWORD_ONLY)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns the training rows must have (`safe` of a pair means `chosen_safe` and `rejected_safe`)."""
+        return tuple(n for n in self.inputs if n not in COMPUTED)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Keyword-only parameters with their defaults."""
+        return {n: p.default for n, p in self._parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether reference log-probabilities must be computed before training."""
+        return "ref_logps" in self.inputs
+
+    @property
+    def needs_mismatched(self) -> bool:
+        """Whether each row carries another row's completion for a KL baseline."""
+        return "kl" in self.inputs
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "sft": Objective("sft", sft, "completion", divisor="tokens"),
+    "dpo": Objective("dpo", dpo, "pair"),
+    "ipo": Objective("ipo", ipo, "pair"),
+    "kto": Objective("kto", kto, "unpaired"),
+}
+
+
+def objective(name: str) -> Objective:
+    """Look `name` up in the table; `SettingError` names the nearest one."""
+    if name not in OBJECTIVES:
+        raise SettingError(f"objective '{name}' is unknown{nearest(name, OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def bind(chosen: Objective, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete `settings` with the defaults of an objective, refusing what it does not take."""
+    known = chosen.hyperparameters
+    for name, value in settings.items():
+        if name not in known:
+            raise SettingError(f"objective '{chosen.name}' takes no '{name}'{nearest(name, known)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SettingError(f"objective '{chosen.name}': {name} must be a number, got {value!r}")
+    if settings.get("beta", 1) <= 0:
+        raise SettingError(f"objective '{chosen.name}': beta must be positive, got {settings['beta']}")
+    return {**known, **settings}
+
+
+__all__ = ["OBJECTIVES", "Objective", "bind", "dpo", "ipo", "kto", "objective", "sft"]

@@ -1,0 +1,110 @@
+"""The playground as stages: its base, its prompts, its annotators and its truth, all addressed like anything else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+from equipoise.config import Config
+from equipoise.playground import annotators, truth
+from equipoise.playground.base import build_base
+from equipoise.playground.lexicon import WORLD_VERSION
+from equipoise.playground.world import KINDS, prompts
+from equipoise.scoring import read_jsonl, write_jsonl
+from equipoise.stages import artefact
+from equipoise.store import Input, Work, stage
+
+
+class BaseConfig(Config):
+    """Which base."""
+
+    world: str = WORLD_VERSION
+    seed: int = 0
+
+
+@stage(version=1)
+def playground_base(work: Work, config: BaseConfig) -> None:
+    """The playground's base model, trained by the script in the package."""
+    if (work.path / "model").exists():
+        shutil.rmtree(work.path / "model")
+    build_base(work.path / "model", seed=config.seed, progress=lambda share: work.progress("base model", share, 1.0))
+    made = json.loads((work.path / "model" / "playground.json").read_text(encoding="utf-8"))
+    work.summary.update(made)
+
+
+class PromptsConfig(Config):
+    """How many prompts of each kind, from which splits."""
+
+    world: str = WORLD_VERSION
+    counts: dict[str, dict[str, int]]  # split -> kind -> n
+    seed: int = 0
+
+
+@stage(version=1)
+def playground_prompts(work: Work, config: PromptsConfig) -> None:
+    """`prompts.jsonl`; a prompt's `split` says whether it may choose settings or report figures."""
+    rows: list[dict[str, Any]] = []
+    for split, kinds in config.counts.items():
+        for kind in KINDS:
+            rows += [{**row, "split": split} for row in prompts(split, kind, kinds.get(kind, 0), config.seed)]
+    write_jsonl(work.path / "prompts.jsonl", rows)
+    work.summary.update(prompts=len(rows))
+
+
+class AnnotateConfig(Config):
+    """Which annotators."""
+
+    world: str = WORLD_VERSION
+    seed: int = 0
+
+
+@stage(version=1)
+def playground_preferences(work: Work, config: AnnotateConfig, *, completions: Input) -> None:
+    """Two answers per prompt, labelled by simulated annotators, in PKU-SafeRLHF's columns: `preferences.jsonl`."""
+    rows = read_jsonl(artefact(completions).path / "completions.jsonl")
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["prompt_id"], []).append(row)
+    out = []
+    for answers in by_prompt.values():
+        for first, second in zip(answers[::2], answers[1::2], strict=False):
+            prompt = {"id": first["prompt_id"], **{k: first[k] for k in ("prompt", "kind", "category")}}
+            said = annotators.annotate(prompt, first["text"], second["text"], seed=config.seed)
+            out.append(
+                {
+                    "prompt": first["prompt"],
+                    "response_0": said.responses[0].text,
+                    "response_1": said.responses[1].text,
+                    "better_response_id": said.better,
+                    "safer_response_id": said.safer,
+                    "is_response_0_safe": said.responses[0].safe,
+                    "is_response_1_safe": said.responses[1].safe,
+                }
+            )
+    write_jsonl(work.path / "preferences.jsonl", out)
+    work.summary.update(pairs=len(out))
+
+
+class ScoreConfig(Config):
+    """Which world's truth."""
+
+    world: str = WORLD_VERSION
+
+
+@stage(version=1)
+def playground_scores(work: Work, config: ScoreConfig, *, completions: Input) -> None:
+    """True reward and cost of stored answers, and whether a borderline prompt was refused: `scores.jsonl`."""
+    out = []
+    for row in read_jsonl(artefact(completions).path / "completions.jsonl"):
+        prompt = {k: row[k] for k in ("prompt", "kind", "category")}
+        out.append(
+            {
+                "prompt_id": row["prompt_id"],
+                "repeat": row["repeat"],
+                "reward": truth.true_reward(prompt, row["text"]),
+                "cost": truth.true_cost(prompt, row["text"]),
+                "refused": truth.over_refused(prompt, row["text"]) if row["kind"] == "borderline" else None,
+            }
+        )
+    write_jsonl(work.path / "scores.jsonl", out)

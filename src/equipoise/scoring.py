@@ -1,0 +1,211 @@
+"""Rows in, numbers out: reference log-probabilities and answers, appended as they come so that a kill loses little."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from equipoise.data.plan import group_by_tokens
+from equipoise.errors import DataError
+from equipoise.store import Work
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from equipoise.generate import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+class Precision(Protocol):
+    """What a stage says about its arithmetic and batches."""
+
+    dtype: str
+    tokens_per_micro_batch: int
+
+
+class Append:
+    """Records of (row, K numbers) appended to a file; what a kill left half-written at its end is cut off."""
+
+    def __init__(self, path: Path, width: int) -> None:
+        self.path = path
+        self.kind = np.dtype([("row", "<i8"), ("values", "<f8", (width,))])
+        if path.exists():
+            whole = path.stat().st_size // self.kind.itemsize * self.kind.itemsize
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        self._file = path.open("ab")
+
+    def read(self) -> Any:
+        """All whole records."""
+        return np.fromfile(self.path, dtype=self.kind)
+
+    def add(self, rows: Sequence[int], values: Any) -> None:
+        """Append one micro-batch; it is the kernel's from here on."""
+        records = np.empty(len(rows), dtype=self.kind)
+        records["row"], records["values"] = rows, values
+        self._file.write(records.tobytes())
+        self._file.flush()
+
+
+def logps_of(
+    model: nn.Module, table: Any, rows: Sequence[int], *, budget: int, shared: bool, bf16: bool, device: torch.device
+) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """Log-probabilities (B, K) of table rows, longest micro-batches last, as they are computed."""
+    import torch
+
+    from equipoise.data.collate import collate
+
+    lengths = table.lengths
+    ordered = sorted(rows, key=lambda r: (int(lengths[r]), r))
+    for micro in group_by_tokens(ordered, lengths, budget):
+        batch = collate([table[r] for r in micro.rows], shared=shared).to(device)
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            yield micro.rows, model(packed=batch).double().cpu().numpy()
+
+
+def reference_logps(work: Work, config: Any, model_name: str, data: Path) -> None:
+    """Fill this rank's part file with the log-probabilities of its rows."""
+    from accelerate import PartialState
+
+    from equipoise.data.tokens import TokenTable
+    from equipoise.models.load import load_for_scoring, use_bf16
+    from equipoise.models.scored import shares_prompts
+
+    state = PartialState()
+    device = state.device
+    table = TokenTable(data)
+    part = Append(work.path / f"part-{state.process_index}.bin", table.n_branches)
+    done = _rows_done(work.path, table.n_branches)
+    todo = [r for r in range(len(table)) if r not in done][state.process_index :: state.num_processes]
+    if done:
+        logger.info("reference: %d of %d rows were already there", len(done), len(table))
+    if todo:
+        model = load_for_scoring(model_name, config.dtype, config.attn_implementation, device)
+        shared, why = shares_prompts(model)
+        if not shared:
+            logger.warning("prompts are computed once per answer, because %s", why)
+        bf16 = use_bf16(config.dtype, device)
+        finished = 0
+        for rows, values in logps_of(
+            model, table, todo, budget=config.tokens_per_micro_batch, shared=shared, bf16=bf16, device=device
+        ):
+            part.add(rows, values)
+            finished += len(rows)
+            work.progress("reference", finished, len(todo))
+    work.summary["computed"] = len(todo)
+    state.wait_for_everyone()
+
+
+def _rows_done(folder: Path, width: int) -> set[int]:
+    kind = np.dtype([("row", "<i8"), ("values", "<f8", (width,))])
+    done: set[int] = set()
+    for path in sorted(folder.glob("part-*.bin")):
+        raw = np.fromfile(path, dtype=np.uint8)
+        whole = raw[: len(raw) // kind.itemsize * kind.itemsize].view(kind)
+        done.update(whole["row"].tolist())
+    return done
+
+
+def gather_parts(work: Work, data: Path) -> None:
+    """`logps.npy` (N, K) from the part files; a missing row or a number that is not finite is an error."""
+    from equipoise.data.tokens import TokenTable
+
+    table = TokenTable(data)
+    logps = np.full((len(table), table.n_branches), np.nan)
+    for path in sorted(work.path.glob("part-*.bin")):
+        records = Append(path, table.n_branches).read()
+        logps[records["row"]] = records["values"]
+    bad = np.flatnonzero(~np.isfinite(logps).all(axis=1))
+    if len(bad):
+        raise DataError(f"reference log-probabilities of {len(bad)} rows are missing or not finite, first row {bad[0]}")
+    with (work.path / "logps.part").open("wb") as file:
+        np.save(file, logps)
+    (work.path / "logps.part").rename(work.path / "logps.npy")
+    work.summary["mean"] = logps.mean(axis=0).round(4).tolist()
+
+
+def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path | None, config: Any) -> None:
+    """Sample answers to `prompts.jsonl`, appending to a growing file, then sort them into prompt order."""
+    from accelerate import PartialState
+
+    from equipoise.generate import generate
+    from equipoise.models.load import load_for_scoring, load_tokenizer
+
+    assert prompts is not None
+    rows = read_jsonl(prompts / "prompts.jsonl" if prompts.is_dir() else prompts)
+    growing = work.path / "growing.jsonl"
+    found = read_jsonl(growing) if growing.exists() else []
+    if found or growing.exists():
+        write_jsonl(growing, found)  # without a half-written last line
+    done = {(r["prompt_id"], r["repeat"]) for r in found}
+    total = len(rows) * sampling.repeats
+    if len(done) < total:
+        device = PartialState().device
+        tokenizer = load_tokenizer(model_name, config.chat_template)
+        model = load_for_scoring(model_name, config.dtype, "sdpa", device)
+        finished = len(done)
+        with growing.open("a", encoding="utf-8") as file:
+            for row in generate(model, tokenizer, rows, sampling, batch_tokens=config.batch_tokens, done=done):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                finished += 1
+                if finished % 64 == 0:
+                    file.flush()
+                    work.progress("generate", finished, total)
+        found = read_jsonl(growing)
+    order = {row["id"]: i for i, row in enumerate(rows)}
+    found.sort(key=lambda r: (order[r["prompt_id"]], r["repeat"]))
+    write_jsonl(work.path / "completions.jsonl", found)
+    growing.unlink()
+    work.summary.update(
+        completions=len(found),
+        tokens=sum(r["n_tokens"] for r in found),
+        cut_off=sum(r["finish_reason"] == "length" for r in found),
+    )
+
+
+def score_completions(work: Work, config: Any, model_name: str, completions: Path) -> None:
+    """Log-probability of the sampled tokens of each stored answer, its end token included when it stopped by itself."""
+    from accelerate import PartialState
+
+    from equipoise.data.tokens import Branch, Encoded, TokenTable
+    from equipoise.generate import prompt_ids
+    from equipoise.models.load import load_for_scoring, load_tokenizer, use_bf16
+
+    device = PartialState().device
+    tokenizer = load_tokenizer(model_name, config.chat_template)
+    rows = read_jsonl(completions)
+    encoded = [Encoded(list(prompt_ids(tokenizer, r["prompt"])), (Branch(r["token_ids"], 0),)) for r in rows]
+    TokenTable.write(work.path, encoded, {})
+    table = TokenTable(work.path)
+    model = load_for_scoring(model_name, config.dtype, "sdpa", device)
+    out = np.full(len(rows), np.nan)
+    finished = 0
+    for micro, values in logps_of(
+        model, table, range(len(table)), budget=config.tokens_per_micro_batch, shared=False,
+        bf16=use_bf16(config.dtype, device), device=device,
+    ):  # fmt: skip
+        out[list(micro)] = values[:, 0]
+        finished += len(micro)
+        work.progress("log-probabilities", finished, len(table))
+    np.save(work.path / "logps.npy", out)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a JSON-lines file; a half-written last line is left out."""
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line.strip()]
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows to a neighbour and rename."""
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.replace(path)

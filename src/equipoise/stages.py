@@ -1,0 +1,346 @@
+"""The verbs: each takes artefacts and a config and fills one directory of the store.
+
+Bodies import lazily, so that `--help` and `show` never wait for torch. A body that needs a device can also run as its
+own process or on several devices: `python -m equipoise.stages DIR` (or `accelerate launch -m equipoise.stages DIR`)
+executes the task that the store wrote there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig
+from equipoise.errors import DataError, SettingError
+from equipoise.generate import Sampling
+from equipoise.store import FileInput, Input, Stage, Work, current_store, stage, write_json
+from equipoise.types import Artefact, Dropped
+
+logger = logging.getLogger(__name__)
+
+TASK = "task.json"
+
+
+class PrepareConfig(Config):
+    """Which rows, labelled for what, tokenized how."""
+
+    name: str
+    entry: dict[str, Any]
+    path: str = Execution("")  # the content is an input; where it lies does not matter
+    layout: Literal["pair", "unpaired", "completion"]
+    prefer: Literal["better", "safer"] | None = None
+    choose: Literal["better", "safer", "all", "safe", "first"] = "all"
+    mismatched: bool = False
+    columns: tuple[str, ...] = ()
+    holdout: float = 0.0
+    part: Literal["train", "heldout"] = "train"
+    seed: int = 0
+    max_length: int = 2048
+    max_prompt_length: int | None = None
+    truncation: Literal["drop", "keep_end", "keep_start"] = "drop"
+    max_dropped: float = 0.05
+    chat_template: str | None = None
+
+
+@stage(version=1)
+def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) -> None:
+    """Rows of a data entry -> training rows, dropped rows with reasons, token table."""
+    from equipoise.data import relabel
+    from equipoise.data.sources import DataEntry, read_rows
+    from equipoise.data.tokens import Encoded, TokenTable, encode_rows, with_mismatched
+    from equipoise.models.load import load_tokenizer
+
+    entry = DataEntry(**{**config.entry, "path": config.path, "name": config.name})
+    dropped: list[Dropped] = []
+    source = list(read_rows(entry, dropped=dropped))
+    if config.holdout > 0:
+        train, heldout = relabel.split_by_prompt(source, test_fraction=config.holdout, seed=config.seed)
+        source = train if config.part == "train" else heldout
+    if config.layout == "completion":
+        rows, unusable = relabel.sft_targets(source, choose=config.choose)
+    elif config.prefer is None:
+        raise SettingError(f"{config.name}: say which order the answers are in, axis: better or axis: safer")
+    elif config.layout == "pair":
+        rows, unusable = relabel.pairs(source, prefer=config.prefer)
+    else:
+        rows, unusable = relabel.unpaired(source, prefer=config.prefer)
+    dropped += unusable
+    total = len(rows) + len(dropped)
+    tokenizer = load_tokenizer(model_path(model), config.chat_template)
+    kept: list[Any] = []
+    encoded: list[Encoded] = []
+    done = 0
+    for row, result in encode_rows(
+        tokenizer,
+        rows,
+        max_length=config.max_length,
+        truncation=config.truncation,
+        max_prompt_length=config.max_prompt_length,
+    ):
+        done += 1
+        if isinstance(result, Dropped):
+            dropped.append(result)
+        else:
+            kept.append(row)
+            encoded.append(result)
+        if done % 512 == 0:
+            work.progress(f"tokenizing {config.name}", done, len(rows))
+    with (work.path / "dropped.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in dropped)
+    relabel.enforce(dropped, total=total, max_dropped=config.max_dropped, name=config.name)
+    if not encoded:
+        raise DataError(f"{config.name}: no row is left of {total} in {config.path}")
+    if config.mismatched:
+        encoded = with_mismatched(encoded, config.seed)
+    TokenTable.write(work.path, encoded, _columns(kept, config))
+    with (work.path / "rows.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    work.summary.update(
+        rows=len(kept),
+        dropped=dict(Counter(d.reason for d in dropped)),
+        tokens=int(sum(row.length for row in encoded)),
+        longest=max(row.length for row in encoded),
+    )
+
+
+def _columns(rows: Sequence[dict[str, Any]], config: PrepareConfig) -> dict[str, Any]:
+    """The number columns an objective asks for, as arrays; a missing one is an error with what to do."""
+    out: dict[str, Any] = {}
+    for name in config.columns:
+        names = [name] if config.layout != "pair" else [f"{side}_{name}" for side in ("chosen", "rejected")]
+        for column in names:
+            missing = sum(row.get(column) is None for row in rows)
+            if missing:
+                raise SettingError(
+                    f"{config.name}: the objective needs the column '{column}', which {missing} of {len(rows)} rows "
+                    "lack; add it to the file or name it under map:"
+                )
+            out[column] = np.asarray([row[column] for row in rows])
+    return out
+
+
+class ReferenceConfig(Config):
+    """How reference log-probabilities are computed."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    attn_implementation: str = Execution("sdpa")
+    tokens_per_micro_batch: int = Execution(16384, gt=0)
+    launch: str | None = Execution(None)
+
+
+@stage(version=1)
+def reference(work: Work, config: ReferenceConfig, *, model: Input, data: Input) -> None:
+    """Log-probabilities of every answer under a model, (N, K): appended as they come, so a kill loses one micro-batch."""
+    if not _elsewhere(work, reference, config, {"model": model, "data": data}):
+        from equipoise.scoring import reference_logps
+
+        reference_logps(work, config, model_path(model), artefact(data).path)
+    from equipoise.scoring import gather_parts
+
+    gather_parts(work, artefact(data).path)
+
+
+class TrainStageConfig(Config):
+    """One training run."""
+
+    objective: ObjectiveUse
+    train: TrainConfig
+    launch: str | None = Execution(None)
+
+
+@stage(version=1)
+def train(work: Work, config: TrainStageConfig, *, model: Input, data: Input, reference: Input) -> None:
+    """Train a model on prepared rows; `model/` loads with plain transformers or PEFT."""
+    if not _elsewhere(work, train, config, {"model": model, "data": data, "reference": reference}):
+        from equipoise.train.run import run_training
+
+        run_training(work, config.objective, config.train, model_path(model), artefact(data).path, _path(reference))
+    work.summary.update(json.loads((work.path / "training.json").read_text(encoding="utf-8")))
+
+
+class MergeConfig(Config):
+    """Weights of a linear merge, in the order of the models."""
+
+    weights: tuple[float, ...]
+
+
+@stage(version=1)
+def merge(work: Work, config: MergeConfig, *, models: Input) -> None:
+    """Linear combination of models or of adapters over one base."""
+    from equipoise.models.load import ModelName
+    from equipoise.models.merge import merge_linear
+    from equipoise.models.merge_lora import merge_adapters
+
+    assert isinstance(models, tuple)
+    paths = [Path(model_path(m)) for m in models]
+    adapters = [ModelName.parse(str(p)).adapter_base is not None for p in paths]
+    out = work.path / "model"
+    if out.exists():
+        import shutil
+
+        shutil.rmtree(out)
+    if all(adapters):
+        merge_adapters(paths, config.weights, out)
+    elif any(adapters):
+        raise SettingError("merge: some of the models are adapters and some are full models; merge the adapters first")
+    else:
+        merge_linear(paths, config.weights, out)
+
+
+class GenerateConfig(Config):
+    """How a model answers prompts."""
+
+    sampling: Sampling = Sampling()
+    chat_template: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_tokens: int = Execution(32768, gt=0)
+
+
+@stage(version=1)
+def generate(work: Work, config: GenerateConfig, *, model: Input, prompts: Input) -> None:
+    """Answers to a prompt file, appended as batches finish; `completions.jsonl` in prompt order at the end."""
+    from equipoise.scoring import generate_rows
+
+    generate_rows(work, config.sampling, model_path(model), _path(prompts), config)
+
+
+class CompletionLogpsConfig(Config):
+    """How stored answers are scored by a model's log-probability."""
+
+    chat_template: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    tokens_per_micro_batch: int = Execution(16384, gt=0)
+
+
+@stage(version=1)
+def completion_logps(work: Work, config: CompletionLogpsConfig, *, model: Input, completions: Input) -> None:
+    """Log-probability of every stored answer under a model: `logps.npy` (N,), in the order of the completions."""
+    from equipoise.scoring import score_completions
+
+    score_completions(work, config, model_path(model), artefact(completions).path / "completions.jsonl")
+
+
+# ---- helpers -----------------------------------------------------------------------------------------------------
+
+
+def artefact(value: Input) -> Artefact:
+    """An input that must be an artefact."""
+    assert isinstance(value, Artefact)
+    return value
+
+
+def model_path(value: Input) -> str:
+    """Where a model lies: an artefact's `model/`, a directory, or a hub id."""
+    if isinstance(value, Artefact):
+        return str(value.path / "model")
+    if isinstance(value, FileInput):
+        return str(value.path)
+    assert isinstance(value, str)
+    return value
+
+
+def _path(value: Input) -> Path | None:
+    if value is None:
+        return None
+    if isinstance(value, Artefact):
+        return value.path
+    assert isinstance(value, FileInput)
+    return value.path
+
+
+def model_input(name: str) -> Input:
+    """A model as users write it: a directory becomes a content-addressed input, a hub id stays a string."""
+    from equipoise.models.load import ModelName
+
+    parsed = ModelName.parse(name)
+    return FileInput(Path(parsed.location)) if parsed.is_local else str(parsed)
+
+
+def _elsewhere(work: Work, what: Stage, config: Any, inputs: dict[str, Input]) -> bool:
+    """Run the stage through its `launch` command if it has one; False means: do it here."""
+    if not config.launch:
+        return False
+    import os
+
+    if os.environ.get("EQUIPOISE_STAGE") == work.path.name:
+        return False  # we are that process
+    task = {
+        "stage": what.name,
+        "config": config.model_dump(mode="json"),
+        "inputs": {name: _encode(value) for name, value in inputs.items()},
+        "resumed": work.resumed,
+    }
+    write_json(work.path / TASK, task)
+    command = [*shlex.split(config.launch), "-m", "equipoise.stages", str(work.path)]
+    environment = {**os.environ, "EQUIPOISE_STAGE": work.path.name}
+    finished = subprocess.run(command, env=environment, check=False)
+    if finished.returncode == 2:
+        raise SettingError(f"{what.name} was refused by the launched process; its sentence stands above")
+    if finished.returncode:
+        raise DataError(
+            f"{what.name} ended with exit code {finished.returncode} under '{config.launch}'; "
+            f"see {work.path / 'log.txt'} and run the same command again to continue"
+        )
+    return True
+
+
+def _encode(value: Input) -> Any:
+    if isinstance(value, Artefact):
+        return {"artefact": {**asdict(value), "path": str(value.path)}}
+    if isinstance(value, FileInput):
+        return {"file": str(value.path)}
+    return value
+
+
+def _decode(value: Any) -> Input:
+    if isinstance(value, dict) and "artefact" in value:
+        found = value["artefact"]
+        return Artefact(found["id"], found["kind"], Path(found["path"]))
+    if isinstance(value, dict):
+        return FileInput(Path(value["file"]))
+    return value  # type: ignore[no-any-return]
+
+
+_LAUNCHED: dict[str, tuple[Stage, Callable[[dict[str, Any]], Config]]] = {
+    "reference": (reference, lambda d: ReferenceConfig.make(d)),
+    "train": (train, lambda d: TrainStageConfig.make(d)),
+}
+
+
+def main(folder: str) -> int:
+    """Execute the task in `folder` as one of its processes; the store's process waits and writes the manifest."""
+    from equipoise.errors import EquipoiseError
+
+    path = Path(folder)
+    task = json.loads((path / TASK).read_text(encoding="utf-8"))
+    what, make = _LAUNCHED[task["stage"]]
+    inputs = {name: _decode(value) for name, value in task["inputs"].items()}
+    work = Work(path, what.name, task["resumed"])
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    config = make(task["config"])
+    try:
+        if what is reference:
+            from equipoise.scoring import reference_logps
+
+            assert isinstance(config, ReferenceConfig)
+            reference_logps(work, config, model_path(inputs["model"]), artefact(inputs["data"]).path)
+        else:
+            what.body(work, config, **inputs)
+    except EquipoiseError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,118 @@
+"""What is watched while a model trains: the field's usual metrics, and the alarms.
+
+Everything stays on the device until a log is due, so that no step waits for the host.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equipoise.data.plan import Micro
+from equipoise.objectives import Layout
+from equipoise.types import Pair
+
+logger = logging.getLogger(__name__)
+
+
+# Every rank reports the same names in the same order, or the reduction over ranks would hang.
+_NAMES: dict[Layout, tuple[str, ...]] = {
+    "pair": (
+        "logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
+        "displacement/chosen", "displacement/rejected",
+    ),
+    "unpaired": ("rewards/desirable", "rewards/undesirable", "displacement/desirable", "displacement/undesirable", "kl"),
+    "completion": ("logps/completion",),
+}  # fmt: skip
+
+
+class Measures:
+    """Accumulates per-row values between two logs; `beta` scales log-ratios to rewards."""
+
+    def __init__(self, layout: Layout, beta: float) -> None:
+        self._names, self._beta = _NAMES[layout], beta
+        self._totals: dict[str, tuple[Tensor, Tensor | float]] = {}
+        self._pending: list[tuple[int, tuple[int, ...], Tensor]] = []
+        self._step_rows: list[tuple[tuple[int, ...], Tensor]] = []
+        self._warned = False
+
+    def add(self, micro: Micro, losses: Tensor, given: dict[str, Any]) -> None:
+        """Take in one micro-batch; fillers (weight 0) are not measured."""
+        if micro.weight == 0:
+            return
+        self._step_rows.append((micro.rows, losses))
+        logps, reference = given["logps"], given.get("ref_logps")
+        if isinstance(logps, Pair):
+            self._sum("logps/chosen", logps.chosen)
+            self._sum("logps/rejected", logps.rejected)
+            if reference is None:
+                return
+            ratio = Pair(logps.chosen.detach() - reference.chosen, logps.rejected.detach() - reference.rejected)
+            self._sum("rewards/chosen", self._beta * ratio.chosen)
+            self._sum("rewards/rejected", self._beta * ratio.rejected)
+            self._sum("rewards/margins", self._beta * ratio.margin)
+            self._sum("rewards/accuracies", ratio.margin > 0)
+            # In nats against the start of training, whatever the objective's scale.
+            self._sum("displacement/chosen", ratio.chosen)
+            self._sum("displacement/rejected", ratio.rejected)
+        elif "label" in given:
+            change = logps.detach() - reference
+            for name, mask in (("desirable", given["label"]), ("undesirable", ~given["label"])):
+                self._sum(f"rewards/{name}", self._beta * change, mask)
+                self._sum(f"displacement/{name}", change, mask)
+            self._sum("kl", given["kl"].reshape(1))
+        else:
+            self._sum("logps/completion", logps)
+
+    def _sum(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
+        values = values.detach().double()
+        count: Tensor | float = float(values.numel())
+        if mask is not None:
+            values, count = values * mask, mask.sum().double()
+        total, seen = self._totals.get(name, (torch.zeros((), dtype=torch.float64, device=values.device), 0.0))
+        self._totals[name] = (total + values.sum(), seen + count)
+
+    def end_step(self, step: int) -> None:
+        """Close a step: its losses wait for the next check."""
+        self._pending += [(step, rows, losses) for rows, losses in self._step_rows]
+        self._step_rows = []
+
+    def non_finite_rows(self) -> tuple[int, list[int]] | None:
+        """(step, rows) of the first losses since the last check that are not finite."""
+        pending, self._pending = self._pending, []
+        if not pending or bool(torch.isfinite(torch.cat([losses for _, _, losses in pending])).all()):
+            return None
+        for step, rows, losses in pending:
+            finite = torch.isfinite(losses).tolist()
+            if not all(finite):
+                return step, [row for row, good in zip(rows, finite, strict=True) if not good]
+        return None
+
+    def drain(self, accelerator: Any) -> dict[str, float]:
+        """Means over all ranks since the last call; names that nobody measured are left out."""
+        table = torch.zeros(len(self._names), 2, dtype=torch.float64, device=accelerator.device)
+        for index, name in enumerate(self._names):
+            if name in self._totals:
+                table[index, 0], table[index, 1] = self._totals[name]
+        self._totals = {}
+        table = accelerator.reduce(table, reduction="sum")
+        means = {name: s / c for name, (s, c) in zip(self._names, table.tolist(), strict=True) if c}
+        self._watch_displacement(means)
+        return means
+
+    def _watch_displacement(self, means: dict[str, float]) -> None:
+        """Say once when chosen answers lose more probability than the margin gains."""
+        chosen, rejected = means.get("displacement/chosen"), means.get("displacement/rejected")
+        if chosen is None or rejected is None or self._warned:
+            return
+        if chosen < -5 and -chosen > chosen - rejected:
+            self._warned = True
+            logger.warning(
+                "chosen answers are being displaced: their log-probability fell by %.1f nats since the start while the "
+                "margin grew by %.1f; a larger beta, a lower learning_rate or fewer epochs keep the model closer",
+                -chosen,
+                chosen - rejected,
+            )

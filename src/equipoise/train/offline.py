@@ -1,0 +1,305 @@
+"""The one trainer for everything that learns from stored rows, on `transformers.Trainer`.
+
+The loader is the plan: one item is one optimizer step's micro-batches for this rank, so the parent's accumulation,
+samplers and batch sharding are all switched off. What the parent still gives: optimizers, schedules, mixed precision,
+DDP and FSDP through accelerate, checkpoints, exact resume and trackers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from equipoise.config import TrainConfig
+from equipoise.data.collate import Packed, collate
+from equipoise.data.plan import Micro, Plan
+from equipoise.data.tokens import TokenTable
+from equipoise.errors import DivergedError
+from equipoise.objectives import Objective
+from equipoise.train.measures import Measures
+from equipoise.types import Pair
+
+logger = logging.getLogger(__name__)
+
+COMPLETE = "complete.json"
+
+
+class Step(NamedTuple):
+    """One optimizer step of one rank: its micro-batches and the divisor of the whole step's loss."""
+
+    micros: tuple[Micro, ...]
+    divisor: float
+
+
+class PlanSteps(Dataset[Step]):
+    """The plan as a dataset: item i is what this rank does at step i."""
+
+    def __init__(self, plan: Plan, rank: int, trained: Any | None) -> None:
+        self._plan, self._rank, self._trained = plan, rank, trained
+
+    def __len__(self) -> int:
+        return self._plan.n_steps
+
+    def __getitem__(self, index: int) -> Step:
+        divisor = self._plan.global_batch_size
+        if self._trained is not None:
+            divisor = int(self._trained[self._plan.batch(index)].sum())
+        return Step(tuple(self._plan.step(index)[self._rank]), float(divisor))
+
+
+class Rows:
+    """Token table plus the numbers an objective reads per row, as tensors on demand."""
+
+    def __init__(self, table: TokenTable, reference: Any | None, shared: bool) -> None:
+        self.table, self.reference, self.shared = table, reference, shared
+
+    def pack(self, rows: Sequence[int], branches: Sequence[int] | None, device: torch.device) -> Packed:
+        """One micro-batch of token ids on `device`."""
+        return collate([self.table[r] for r in rows], shared=self.shared, branches=branches).to(device)
+
+    def reference_logps(self, rows: Sequence[int], device: torch.device) -> Tensor:
+        """(B, K) log-probabilities under the reference."""
+        assert self.reference is not None
+        return torch.as_tensor(self.reference[list(rows)]).to(device, non_blocking=True)
+
+    def column(self, name: str, rows: Sequence[int], device: torch.device) -> Any:
+        """A column as the objective wants it: (B,), or a `Pair` of (B,)."""
+        if name in self.table.columns:
+            return torch.as_tensor(self.table.columns[name][list(rows)]).to(device)
+        sides = (
+            torch.as_tensor(self.table.columns[f"{s}_{name}"][list(rows)]).to(device) for s in ("chosen", "rejected")
+        )
+        return Pair(*sides)
+
+
+class OfflineTrainer(Trainer):
+    """Trains any objective of the table on a `TokenTable` with cached reference log-probabilities."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        args: TrainingArguments,
+        plan: Plan,
+        rows: Rows,
+        chosen: Objective,
+        settings: Mapping[str, float],
+        row_ids: Sequence[str],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=_Sized(plan.n_steps), callbacks=callbacks)
+        # The step's loss is already divided (transformers #43651): the parent must not divide it again.
+        self.model_accepts_loss_kwargs = False
+        self._eq_plan, self._eq_rows, self._eq_objective = plan, rows, chosen
+        self._eq_settings, self._eq_row_ids = dict(settings), row_ids
+        self._eq_measures = Measures(chosen.layout, self._eq_settings.get("beta", 1.0))
+
+    def get_train_dataloader(self) -> DataLoader[Step]:
+        """The plan, untouched: `accelerator.prepare` would shard it a second time."""
+        trained = self._eq_rows.table.trained[:, 0] if self._eq_objective.divisor == "tokens" else None
+        steps = PlanSteps(self._eq_plan, self.args.process_index, trained)
+        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=_only)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one optimizer step; returns its loss on this rank times the number of ranks.
+
+        DDP and FSDP average gradients over ranks, the divisor already counts the global batch: hence x world size.
+        """
+        model.train()
+        step: Step = inputs
+        world = self.args.world_size
+        kl = self._kl_baseline(model, step) if self._eq_objective.needs_mismatched else None
+        total = torch.zeros((), device=self.args.device)
+        for index, micro in enumerate(step.micros):
+            last = index == len(step.micros) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                losses = self._losses(model, micro, kl)
+                loss = losses.sum() * (micro.weight / step.divisor)
+                self.accelerator.backward(loss * world)
+            total += loss.detach()
+        self._eq_measures.end_step(self.state.global_step)
+        if self.args.device.type == "cpu":
+            self._refuse_non_finite()  # free here; on an accelerator it would synchronize, so it waits for a log
+        return total * world
+
+    def _losses(self, model: nn.Module, micro: Micro, kl: Tensor | None) -> Tensor:
+        """One loss per row of a micro-batch, (B,)."""
+        device = self.args.device
+        branches = [0] if self._eq_objective.needs_mismatched else None
+        with self.compute_loss_context_manager():
+            logps = model(packed=self._eq_rows.pack(micro.rows, branches, device))  # (B, K)
+        given = self._arguments(micro.rows, logps, kl)
+        losses = self._eq_objective.function(*given.values(), **self._eq_settings)
+        self._eq_measures.add(micro, losses.detach(), given)
+        return losses
+
+    def _arguments(self, rows: Sequence[int], logps: Tensor, kl: Tensor | None) -> dict[str, Any]:
+        """The objective's positional arguments by name, in order."""
+        pair = self._eq_objective.layout == "pair"
+
+        def split(values: Tensor) -> Any:
+            return Pair(values[:, 0], values[:, 1]) if pair else values[:, 0]
+
+        given: dict[str, Any] = {}
+        for name in self._eq_objective.inputs:
+            if name == "logps":
+                given[name] = split(logps)
+            elif name == "ref_logps":
+                given[name] = split(self._eq_rows.reference_logps(rows, logps.device).to(logps.dtype))
+            elif name == "lengths":
+                lengths = torch.as_tensor(self._eq_rows.table.trained[list(rows)]).to(logps)
+                given[name] = split(lengths)
+            elif name == "kl":
+                given[name] = kl
+            else:
+                given[name] = self._eq_rows.column(name, rows, logps.device)
+        return given
+
+    def _kl_baseline(self, model: nn.Module, step: Step) -> Tensor:
+        """KTO's baseline: mean log-ratio of mismatched completions over the global batch and all ranks, at least 0."""
+        total = torch.zeros((), device=self.args.device, dtype=torch.float64)
+        with torch.no_grad():
+            for micro in step.micros:
+                with self.compute_loss_context_manager():
+                    logps = model(packed=self._eq_rows.pack(micro.rows, [1], self.args.device))[:, 0]
+                reference = self._eq_rows.reference_logps(micro.rows, logps.device)[:, 1]
+                total += (logps - reference).double().sum() * micro.weight
+        total = self.accelerator.reduce(total, reduction="sum")
+        return (total / self._eq_plan.global_batch_size).clamp(min=0).to(torch.get_default_dtype())
+
+    def _refuse_non_finite(self) -> None:
+        bad = self._eq_measures.non_finite_rows()
+        if bad is not None:
+            step, rows = bad
+            names = ", ".join(self._eq_row_ids[r] for r in rows[:8])
+            raise DivergedError(
+                f"the loss is not finite at step {step + 1} for row{'s' if len(rows) > 1 else ''} {names}"
+                f"{' and others' if len(rows) > 8 else ''}: training stopped; the last complete checkpoint is kept. "
+                "A lower learning_rate is the usual remedy"
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the measures since the last log, averaged over ranks."""
+        if "loss" in logs:
+            self._refuse_non_finite()
+            logs = {**logs, **self._eq_measures.drain(self.accelerator)}
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._refuse_non_finite()
+        super()._save_checkpoint(model, trial)
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        """Losses of held-out rows; inputs are the same steps as in training."""
+        with torch.no_grad():
+            losses = [self._losses(model, micro, None) for micro in inputs.micros]
+        return torch.cat(losses).mean(), None, None
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not estimated: the parent's formula counts shared prompts twice."""
+        return 0
+
+
+class _Sized(Dataset[int]):
+    """The parent asks a train dataset for its length only."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def _only(items: list[Step]) -> Step:
+    return items[0]
+
+
+class MarkComplete(TrainerCallback):
+    """Writes `complete.json` after everything else of a checkpoint, so that its presence means whole."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            partial = folder / (COMPLETE + ".part")
+            partial.write_text(json.dumps({"step": state.global_step}), encoding="utf-8")
+            partial.rename(folder / COMPLETE)
+
+
+class MetricsFile(TrainerCallback):
+    """Appends every log line to `metrics.jsonl`; after a resume, lines beyond the checkpoint are dropped first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; incomplete ones are removed (they would resume with a fresh optimizer)."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            found.append((int(path.name.rpartition("-")[2]), path))
+        else:
+            shutil.rmtree(path)
+    return max(found)[1] if found else None
+
+
+def training_arguments(folder: Path, config: TrainConfig, *, bf16: bool, n_steps: int) -> TrainingArguments:
+    """The parent's settings: everything it would do to batches is off."""
+    save_steps = config.save_steps if config.save_steps >= 1 else max(1, int(config.save_steps * n_steps))
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        num_train_epochs=1,
+        max_steps=n_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=_warmup(config, n_steps),
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        bf16=bf16,
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it hides NaN and synchronizes every step
+        save_strategy="steps",
+        save_steps=int(save_steps),
+        save_total_limit=2,
+        report_to=list(config.report_to),
+        disable_tqdm=True,
+        seed=config.seed,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _warmup(config: TrainConfig, n_steps: int) -> int:
+    return 0 if config.lr_scheduler_type == "constant" else round(config.warmup_ratio * n_steps)

@@ -1,0 +1,211 @@
+"""One training run from prepared rows to a saved model, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import TrainerCallback
+
+from equipoise.config import ObjectiveUse, TrainConfig
+from equipoise.data.plan import Plan
+from equipoise.data.tokens import TokenTable
+from equipoise.errors import SettingError
+from equipoise.models.load import (
+    ModelName,
+    add_lora,
+    check_vocabulary,
+    freeze_except,
+    load_model,
+    load_tokenizer,
+    use_bf16,
+)
+from equipoise.models.scored import shares_prompts
+from equipoise.objectives import bind, objective
+from equipoise.store import Work, write_json
+from equipoise.train.offline import (
+    MarkComplete,
+    MetricsFile,
+    OfflineTrainer,
+    Rows,
+    newest_checkpoint,
+    training_arguments,
+)
+
+logger = logging.getLogger(__name__)
+
+# How far the first loss may lie from that of equal models: rounding of sums, or of bfloat16 activations.
+_START_TOLERANCE = {False: 1e-3, True: 0.1}
+
+
+class Progress(TrainerCallback):
+    """Passes the step count on."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._work.progress("train", state.global_step, state.max_steps)
+
+
+class StartCheck(TrainerCallback):
+    """Refuses to go on when the first loss is not that of equal models: the reference is then not the start."""
+
+    def __init__(self, expected: float | None, tolerance: float) -> None:
+        self._expected, self._tolerance = expected, tolerance
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self._expected is None or state.global_step != 1 or not logs or "loss" not in logs:
+            return
+        if abs(logs["loss"] - self._expected) > self._tolerance:
+            raise SettingError(
+                f"training starts at a loss of {logs['loss']:.5f} instead of {self._expected:.5f}: the reference "
+                "log-probabilities are not those of the model that training starts from"
+            )
+
+
+def prepare_model(model_name: str, config: TrainConfig, device: torch.device, bf16: bool) -> tuple[nn.Module, str]:
+    """The model to be trained and one line on what of it is trainable."""
+    is_adapter = ModelName.parse(model_name).adapter_base is not None
+    if is_adapter and not config.use_peft:
+        raise SettingError(
+            f"{model_name} is an adapter: set use_peft: true to continue it, or merge it into its base first"
+        )
+    if config.use_peft and config.trainable:
+        raise SettingError("use_peft and trainable exclude each other: LoRA freezes the base already")
+    # A frozen base may live in bf16; weights that are updated stay in float32 under autocast.
+    dtype = "bfloat16" if config.use_peft and bf16 and device.type == "cuda" else "float32"
+    model = load_model(
+        model_name, dtype=dtype, attn_implementation=config.attn_implementation, trainable_adapter=is_adapter
+    )
+    if config.use_peft and not is_adapter:
+        model = add_lora(
+            model,
+            r=config.lora_r,
+            alpha=config.lora_alpha,
+            dropout=0.0,
+            targets=config.lora_target_modules,
+            base_name=model_name,
+        )
+    if config.use_peft:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    report = freeze_except(model, config.trainable)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.use_peft:
+            model.enable_input_require_grads()
+    return model, report
+
+
+def run_training(
+    work: Work, use: ObjectiveUse, config: TrainConfig, model_name: str, data: Path, reference: Path | None
+) -> None:
+    """Train, save `model/`, write `training.json`; continues from the newest complete checkpoint."""
+    if (work.path / "training.json").is_file():
+        return  # killed after the model was saved
+    state = PartialState()
+    chosen = objective(use.objective)
+    settings = bind(chosen, use.settings)
+    table = TokenTable(data)
+    with state.main_process_first():
+        checkpoint = newest_checkpoint(work.path / "checkpoints") if (work.path / "checkpoints").is_dir() else None
+    torch.manual_seed(config.seed)
+    bf16 = use_bf16(config.dtype, state.device)
+    tokenizer = load_tokenizer(model_name, config.chat_template)
+    model, report = prepare_model(model_name, config, state.device, bf16)
+    check_vocabulary(model, tokenizer, model_name)
+    shared, why = shares_prompts(model.to(state.device))
+    if state.is_main_process:
+        logger.info("%s", report)
+        if not shared and table.n_branches > 1:
+            cost = _plain_cost(table)
+            logger.warning("each prompt is computed once per answer (%.0f %% more tokens), because %s", 100 * cost, why)
+    lengths = table.lengths if shared else table.lengths + (table.n_branches - 1) * table.shared_lengths
+    plan = Plan(
+        lengths=lengths,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        epochs=config.num_train_epochs,
+        tokens_per_micro_batch=config.tokens_per_micro_batch,
+        world_size=state.num_processes,
+        max_steps=config.max_steps,
+    )
+    if plan.filled and state.is_main_process:
+        logger.info("the last batch is filled with %d rows of the next permutation", plan.filled)
+    logps = np.load(reference / "logps.npy").astype(np.float32) if reference is not None else None
+    with (data / "rows.jsonl").open(encoding="utf-8") as file:
+        row_ids = [json.loads(line)["id"] for line in file]
+    trainer = OfflineTrainer(
+        model,
+        args=training_arguments(work.path / "checkpoints", config, bf16=bf16, n_steps=plan.n_steps),
+        plan=plan,
+        rows=Rows(table, logps, shared),
+        chosen=chosen,
+        settings=settings,
+        row_ids=row_ids,
+        callbacks=[
+            Progress(work),
+            MarkComplete(),
+            MetricsFile(work.path / "metrics.jsonl"),
+            StartCheck(_start_loss(use.objective, settings, reference is not None), _START_TOLERANCE[bf16]),
+        ],
+    )
+    started = time.monotonic()
+    if checkpoint is not None:
+        logger.info("continuing from %s", checkpoint.name)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    wall = time.monotonic() - started
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(work.path / "model"))  # collective: sharded weights are gathered by all ranks
+    if state.is_main_process:
+        tokenizer.save_pretrained(str(work.path / "model"))
+        _clean_saved(work.path / "model")
+        rows = len(table)
+        tokens = int(sum(int(lengths[plan.batch(s)].sum()) for s in range(plan.n_steps)))
+        write_json(
+            work.path / "training.json",
+            {
+                "steps": plan.n_steps,
+                "rows": rows,
+                "train_tokens": tokens,
+                "train_seconds": round(wall, 2),
+                "devices": state.num_processes,
+                "device": str(state.device),
+                "bf16": bf16,
+                "shared_prompts": shared,
+                "trained": report,
+            },
+        )
+        shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
+
+
+def _start_loss(name: str, settings: dict[str, Any], has_reference: bool) -> float | None:
+    """The loss of equal models where it is one number for all data."""
+    if not has_reference:
+        return None
+    if name == "dpo":
+        return math.log(2)
+    if name == "ipo":
+        return float((1 / (2 * settings["beta"])) ** 2)
+    return None
+
+
+def _plain_cost(table: TokenTable) -> float:
+    """Share of tokens that the plain layout adds."""
+    return float((table.n_branches - 1) * table.shared_lengths.sum() / table.lengths.sum())
+
+
+def _clean_saved(folder: Path) -> None:
+    """`training_args.bin` is a pickle that nobody needs to load a model."""
+    (folder / "training_args.bin").unlink(missing_ok=True)
