@@ -40,7 +40,6 @@ from workload import (
 )
 
 HERE = Path(__file__).resolve()
-GLOBAL_BATCH = 64
 WARM_UP = 1  # optimizer steps before the clock starts
 LEARNING_RATE, BETA = 5e-5, 0.1
 PEER_BATCHES = {"dpo": (1, 2, 4, 8), "ipo": (1, 2, 4, 8), "kto": (2, 4, 8)}  # TRL's KTO refuses 1
@@ -70,7 +69,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="arithmetic of both sides")
     parser.add_argument("--long", action="store_true", help="multi-turn prompts of 500-1500 tokens, answers of 50-200")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help=f"timed optimizer steps of {GLOBAL_BATCH} rows")
+    parser.add_argument("--steps", type=int, default=3, help="timed optimizer steps")
+    parser.add_argument("--global-batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peer-batches", type=int, nargs="+", help="per-device batches of TRL (default 1 2 4 8)")
@@ -103,8 +103,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 runs.append(child(args, "trl", batch=batch))
     return {
         "figures": figures(ours, theirs, probes, data["rows_per_epoch"]),
-        "setting": {key: getattr(args, key) for key in ("objective", "dtype", "long", "repeats", "steps", "threads")}
-        | {"seed": args.seed, "tokens_per_micro_batch": args.tokens_per_micro_batch, "global_batch_size": GLOBAL_BATCH},
+        "setting": {key: value for key, value in vars(args).items() if key not in ("json", "child", "work", "batch")},
         "data": data,
         "ours": ours,
         "trl": {str(batch): runs for batch, runs in theirs.items()},
@@ -213,7 +212,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     if args.long:
         pairs = long_pairs(pairs, tokenizer, random.Random(args.seed + 1))
     rows = unpaired(pairs) if args.objective == "kto" else pairs
-    needed = (WARM_UP + args.steps) * GLOBAL_BATCH
+    needed = (WARM_UP + args.steps) * args.global_batch_size
     if len(rows) < needed:
         sys.exit(f"--steps {args.steps} needs {needed} rows, but there are only {len(rows)}")
     with (args.work / "rows.jsonl").open("w", encoding="utf-8") as file:
@@ -227,13 +226,13 @@ def read_rows(work: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def shuffled(n: int, seed: int) -> Any:
+def shuffled(n: int, args: argparse.Namespace) -> Any:
     """The plan that both sides follow: equipoise runs it, TRL is handed its rows in this order."""
     import numpy as np
 
     from equipoise.data.plan import Plan
 
-    return Plan(np.ones(n, dtype=np.int64), seed, GLOBAL_BATCH, 1, n)
+    return Plan(np.ones(n, dtype=np.int64), args.seed, args.global_batch_size, 1, n)
 
 
 # Our side ------------------------------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
             reference[list(micro.rows)] = model(packed=with_rows.pack(micro.rows, None, torch.device("cpu"))).numpy()
     reference_s = time.perf_counter() - start
 
-    plan = Plan(table.lengths, args.seed, GLOBAL_BATCH, 1, budget)
+    plan = Plan(table.lengths, args.seed, args.global_batch_size, 1, budget)
     config = TrainConfig(
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
@@ -303,7 +302,7 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
         callbacks=[clock],
     )
     loss = trainer.train().training_loss
-    result = timing(clock.ends, reference_s, len(rows)) | {"loss": loss, "tokens": tokens}
+    result = timing(args, clock.ends, reference_s, len(rows)) | {"loss": loss, "tokens": tokens}
     if args.objective != "kto":  # the formula knows pairs only
         timed = np.concatenate([plan.batch(step) for step in range(WARM_UP, plan.n_steps)])
         parameters = sum(p.numel() for p in model.parameters()) - HIDDEN * VOCABULARY
@@ -339,12 +338,12 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     logging.set_verbosity_error()
     rows = read_rows(args.work)
-    plan = shuffled(len(rows), args.seed)
+    plan = shuffled(len(rows), args)
     rows = [rows[index] for step in range(plan.n_steps) for index in plan.batch(step)]
     shared = {
         "output_dir": tempfile.mkdtemp(dir=args.work),
         "per_device_train_batch_size": args.batch,
-        "gradient_accumulation_steps": GLOBAL_BATCH // args.batch,
+        "gradient_accumulation_steps": args.global_batch_size // args.batch,
         "max_steps": plan.n_steps,
         "train_sampling_strategy": "sequential",
         "learning_rate": LEARNING_RATE,
@@ -392,7 +391,7 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
     sides = ("completion_ids",) if args.objective == "kto" else ("chosen_ids", "rejected_ids")
     tokens = sum(len(row["prompt_ids"]) + len(row[side]) for row in trainer.train_dataset for side in sides)
     loss = trainer.train().training_loss
-    return timing(clock.ends, trainer.reference_s, len(rows)) | {"loss": loss, "tokens": tokens}
+    return timing(args, clock.ends, trainer.reference_s, len(rows)) | {"loss": loss, "tokens": tokens}
 
 
 # Both sides ----------------------------------------------------------------------------------------------------------
@@ -412,10 +411,10 @@ def step_clock() -> Any:
     return Clock()
 
 
-def timing(ends: list[float], reference_s: float, n_rows: int) -> dict[str, Any]:
+def timing(args: argparse.Namespace, ends: list[float], reference_s: float, n_rows: int) -> dict[str, Any]:
     steps = [b - a for a, b in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
     return {
-        "train_rows_per_s": GLOBAL_BATCH * len(steps) / sum(steps),
+        "train_rows_per_s": args.global_batch_size * len(steps) / sum(steps),
         "reference_rows_per_s": n_rows / reference_s,
         "step_s": [round(step, 3) for step in steps],
     }

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from equipoise import __version__
-from equipoise.errors import EquipoiseError, UserError
+from equipoise.errors import EquipoiseError, SettingError
 from equipoise.progress import Display
 from equipoise.store import Store, using_store
 
@@ -63,6 +63,104 @@ def demo(
         run_demo(out, seed=seed, say=display.say(console), full=full)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="A YAML file of settings.")],
+    set_: Annotated[list[str], typer.Option("--set", help="key=value, may be given several times.")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what is there.")] = False,
+    fresh: Annotated[list[str], typer.Option(help="Compute this stage again although it is there.")] = [],  # noqa: B006
+) -> None:
+    """Run one method on your data: equipoise run CONFIG.yaml [--key value ...]."""
+    from equipoise.runs import execute, load_run, stage_plan
+
+    asked = load_run(config, [*set_, *_assignments(context.args)])
+    if asked.config.store is not None and _state["store"] is None:
+        _state["store"] = asked.config.store
+    with Display(errors) as display, using_store(_store(display, tuple(fresh))):
+        if dry_run:
+            console.print(stage_plan(asked))
+            return
+        asked.check_data()
+        execute(asked, say=display.say(console))
+
+
+def _assignments(words: list[str]) -> list[str]:
+    """`--key value` and `--key=value` as key=value."""
+    out = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            raise SettingError(f"'{word}' is not of the form --key value")
+        name, sign, value = word[2:].partition("=")
+        if not sign:
+            following = next(rest, None)
+            if following is None:
+                raise SettingError(f"--{name} needs a value")
+            value = following
+        out.append(f"{name}={value}")
+    return out
+
+
+@data_app.command("check")
+def data_check(
+    path: Annotated[str, typer.Argument(help="A file, a folder or a hub id.")],
+    axis: Annotated[Optional[str], typer.Option(help="What pairs are ordered by: better or safer.")] = None,  # noqa: UP045
+    map_: Annotated[list[str], typer.Option("--map", help="target=column, may be given several times.")] = [],  # noqa: B006
+    format_: Annotated[Optional[str], typer.Option("--format", help="Layout, when it is not recognised.")] = None,  # noqa: UP045
+    revision: Annotated[Optional[str], typer.Option(help="Revision of a hub set.")] = None,  # noqa: UP045
+    split: Annotated[Optional[str], typer.Option(help="Split of a hub set or folder.")] = None,  # noqa: UP045
+) -> None:
+    """Count what a file holds, show what is wrong with it and say what would be dropped."""
+    from equipoise.data.check import check, render
+    from equipoise.data.sources import data_entry
+
+    columns = dict(item.partition("=")[::2] for item in map_)
+    given = {"axis": axis, "format": format_, "revision": revision, "split": split}
+    entry = data_entry({"path": path, "map": columns, **{k: v for k, v in given.items() if v is not None}})
+    console.print(render(check(entry)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def merge(
+    models: Annotated[list[str], typer.Argument(help="Model directories, or adapters over one base.")],
+    weights: Annotated[str, typer.Option(help="One number per model, separated by commas.")],
+    to: Annotated[Path, typer.Option(help="Directory for the merged model; must not exist.")],
+) -> None:
+    """Merge models linearly, tensor by tensor."""
+    from equipoise.stages import merge_models
+
+    try:
+        numbers = tuple(float(w) for w in weights.split(","))
+    except ValueError as error:
+        raise SettingError(f"--weights must be numbers separated by commas, got '{weights}'") from error
+    merge_models(models, numbers, to)
+    console.print(f"merged into {to}", soft_wrap=True)
+
+
+@app.command()
+def show(path: Annotated[Path, typer.Argument(help="A directory of the store.")]) -> None:
+    """Print what an artefact was made from and what it holds."""
+    from equipoise.runs import show_artefact
+
+    console.print(show_artefact(path), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def why(
+    a: Annotated[Path, typer.Argument(help="A directory of the store.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Say which settings make two artefacts different."""
+    from equipoise.runs import differences
+
+    found = differences(a, b)
+    if not found:
+        console.print("the two have equal specs")
+    for key, left, right in found:
+        console.print(f"{key}: {left} -> {right}", highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -72,15 +170,9 @@ def version() -> None:
 def main() -> None:
     """Entry point: user errors become one sentence and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except UserError as error:
-        _fail(error)
+        app()
     except EquipoiseError as error:
         _fail(error)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        sys.exit(130)
 
 
 def _fail(error: EquipoiseError) -> None:

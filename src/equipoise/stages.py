@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -177,24 +178,29 @@ class MergeConfig(Config):
 @stage(version=1)
 def merge(work: Work, config: MergeConfig, *, models: Input) -> None:
     """Linear combination of models or of adapters over one base."""
+    assert isinstance(models, tuple)
+    if (work.path / "model").exists():
+        shutil.rmtree(work.path / "model")  # a killed attempt; merging is quick
+    merge_models([model_path(m) for m in models], config.weights, work.path / "model")
+
+
+def merge_models(names: Sequence[str], weights: Sequence[float], out: Path) -> None:
+    """Merge full models, or adapters over one base, into the directory `out`."""
     from equipoise.models.load import ModelName
     from equipoise.models.merge import merge_linear
     from equipoise.models.merge_lora import merge_adapters
 
-    assert isinstance(models, tuple)
-    paths = [Path(model_path(m)) for m in models]
-    adapters = [ModelName.parse(str(p)).adapter_base is not None for p in paths]
-    out = work.path / "model"
-    if out.exists():
-        import shutil
-
-        shutil.rmtree(out)
+    for name in names:
+        if not Path(name).is_dir():
+            raise SettingError(f"merge works on directories, and '{name}' is none")
+    adapters = [ModelName.parse(name).adapter_base is not None for name in names]
+    paths = [Path(name) for name in names]
     if all(adapters):
-        merge_adapters(paths, config.weights, out)
+        merge_adapters(paths, weights, out)
     elif any(adapters):
-        raise SettingError("merge: some of the models are adapters and some are full models; merge the adapters first")
+        raise SettingError("some of the models to merge are adapters and some are full models: merge the adapters first")
     else:
-        merge_linear(paths, config.weights, out)
+        merge_linear(paths, weights, out)
 
 
 class GenerateConfig(Config):

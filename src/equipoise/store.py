@@ -152,6 +152,25 @@ class Store:
         write_json(path / MANIFEST, manifest)
 
 
+class DryStore(Store):
+    """Computes nothing: records which artefacts a run would make and which are there."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.planned: list[tuple[str, str, str]] = []
+
+    def run(
+        self, stage: str, spec: Mapping[str, Any], body: Callable[[Work], None], *, execution: Mapping[str, Any]
+    ) -> Artefact:
+        """The artefact as it would be."""
+        path = self.path(stage, spec)
+        if not any(name == path.name for _, name, _ in self.planned):
+            started = (path / SPEC).is_file()
+            state = "there" if self.has(stage, spec) else "to be continued" if started else "to be computed"
+            self.planned.append((stage, path.name, state))
+        return Artefact(id=path.name, kind=stage, path=path)
+
+
 _current: contextvars.ContextVar[Store] = contextvars.ContextVar("equipoise_store")
 
 

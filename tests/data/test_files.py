@@ -178,10 +178,10 @@ def test_a_folder_is_its_files_in_order_and_never_two_splits_at_once(tmp_path: P
 
 
 def test_helpsteer_lines_hold_line_separators(shared_data: Path) -> None:
-    path = shared_data / "helpsteer_pref_test" / "helpfulness_preference_test.jsonl"
+    path = shared_data / "helpsteer2_annotators" / "datasets__helpsteer__annotator_3__correctness_preference.jsonl"
     text = path.read_text(encoding="utf-8")
-    assert len(values(path)) == 526
-    assert len([line for line in text.splitlines() if line.strip()]) > 526  # what the usual way of reading would make
+    assert len(values(path)) == 579
+    assert len([line for line in text.splitlines() if line.strip()]) > 579  # what the usual way of reading would make
 
 
 def test_concatenated_pretty_objects(shared_data: Path) -> None:
@@ -229,7 +229,7 @@ def test_labels_that_were_not_given_stay_absent(shared_data: Path) -> None:
 def test_csv_cells_of_real_answers_hold_newlines(shared_data: Path) -> None:
     rows = values(shared_data / "xstest" / "xstest_v2_completions_llama2new.csv")
     assert sum("\n" in row["completion"] for row in rows if isinstance(row, dict)) > 50
-    assert {row["agreement"] for row in rows if isinstance(row, dict)} == {"True", "False"}
+    assert {row["agreement"] for row in rows if isinstance(row, dict)} == {"TRUE", "FALSE"}
 
 
 def test_stories_are_separated_by_marks(shared_data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,18 @@ def result(
     if line is not None:
         found["line"] = line
     return found
+
+
+@pytest.fixture
+def make_result() -> Callable[..., dict[str, Any]]:
+    """Builds one result: label, method, line, setting, unsafe, over-refusal, reward, KL, and split and prompts."""
+    return result
+
+
+@pytest.fixture
+def make_rate() -> Callable[[float, int], dict[str, Any]]:
+    """Builds the metric of a rate over n prompts."""
+    return rate_metric
 
 
 @pytest.fixture

@@ -239,8 +239,9 @@ def _one_object(value: Mapping[str, object], line: int, shown: str) -> Iterator[
 
 
 def _is_dialogue(lists: Mapping[str, list[object]]) -> bool:
-    """True for a single row such as {"messages": [{"role": ...}, ...]}."""
-    return any(isinstance(cell, dict) for name in ("messages", "conversations") for cell in lists.get(name, []))
+    """True for a single row such as {"prompt": [{"role": ...}, ...], "completion": [...]}."""
+    cells = (cell for column in lists.values() for cell in column if isinstance(cell, dict))
+    return any("role" in cell or "from" in cell for cell in cells)
 
 
 def _only_text_below(value: object) -> bool:

@@ -259,7 +259,8 @@ def _read_pairs(cells: Cells, axis: Axis | None) -> SourceRow:
     first, second = (_turns(cells[side], side) for side in _SIDES)
     if is_transcript(cells.get("prompt")):
         first, second = _stripped(first), _stripped(second)  # the space after `Assistant:` belongs to the notation
-    if not (first and second and {first[0]["role"], second[0]["role"]} & {"user", "system"}):
+    begins = {turn["role"] for turn in (*first[:1], *second[:1])}
+    if begins <= {"assistant"} or not prompt or prompt[-1]["role"] != "user":
         return _pair(prompt, (first, second), cells, axis)
     # Whole dialogues beside a prompt column (ultrafeedback_binarized): they hold the prompt themselves.
     said = [m["content"] for m in prompt if m["role"] == "user"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from equipoise.evaluate.frontier import estimate_of, non_dominated, require_verdict
@@ -102,11 +103,13 @@ def table(results: Sequence[Result]) -> Table:
     require_verdict(results)
     levels = {metric["level"] for result in results for metric in result["metrics"].values()}
     best = {id(results[i]) for i in non_dominated(results)}
-    shown = Table(caption=f"{_levels(levels)}● on the frontier  ★ chosen on select", caption_justify="left")
-    shown.add_column("")
+    shown = Table(
+        caption=f"{_levels(levels)}● on the frontier  ★ chosen on select", caption_justify="left", box=SIMPLE_HEAD
+    )
+    shown.add_column("", width=1)
     shown.add_column("Model", overflow="fold")
     for column in COLUMNS:
-        shown.add_column(column.heading, justify="right", no_wrap=True)
+        shown.add_column(column.heading, justify="right", overflow="fold")
     for result in results:
         sign = "★" if result.get("chosen") else "●" if id(result) in best else ""
         cells = [_cell(result["metrics"].get(column.metric), column) for column in COLUMNS]
@@ -119,8 +122,8 @@ def _cell(metric: Mapping[str, Any] | None, column: Column) -> str:
         return UNKNOWN
     if metric["mean"] is None:
         return f"unscored ({metric['unscored']})"
-    # Brackets would be read as markup by rich.
-    ends = interval(metric, rate=column.rate).replace("[", "\\[")
+    # Rich reads brackets as markup; in a narrow terminal it breaks cells at blanks, which must not part an interval.
+    ends = interval(metric, rate=column.rate).replace("[", "\\[").replace(", ", ",")
     return f"{number(metric['mean'], rate=column.rate)} {ends}".rstrip()
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from equipoise.errors import SettingError, nearest
 from equipoise.objectives.preference import dpo, ipo, kto, sft
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Layout = Literal["completion", "pair", "unpaired"]
 Divisor = Literal["examples", "tokens"]

@@ -6,10 +6,12 @@ Log-probabilities are sums over the trained tokens of an answer, in nats.
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import logsigmoid
+from typing import TYPE_CHECKING
 
 from equipoise.types import Pair
+
+if TYPE_CHECKING:  # the table of objectives is read by the command line, which does not wait for torch
+    from torch import Tensor
 
 
 def log_ratio(logps: Pair, ref_logps: Pair) -> Pair:
@@ -31,6 +33,8 @@ def dpo(logps: Pair, ref_logps: Pair, *, beta: float = 0.1, label_smoothing: flo
     Rafailov et al. 2023, arXiv:2305.18290, eq. 7; `label_smoothing` is the conservative form of its follow-up note.
     In the second step of SACPO (arXiv:2404.11049) `beta` is the paper's beta/lambda.
     """
+    from torch.nn.functional import logsigmoid
+
     margin = beta * log_ratio(logps, ref_logps).margin
     return -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
 

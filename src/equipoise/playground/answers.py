@@ -47,7 +47,9 @@ def _slot(rng: random.Random, true: Sequence[str], others: Sequence[str]) -> str
     return rng.choice(true) if rng.random() < KNOWS else rng.choice(others)
 
 
-def _steps(rng: random.Random, verbs: Sequence[str], parts: Sequence[str], means: Sequence[str], wrong: Sequence[str]) -> list[str]:
+def _steps(
+    rng: random.Random, verbs: Sequence[str], parts: Sequence[str], means: Sequence[str], wrong: Sequence[str]
+) -> list[str]:
     """Write two or three steps, each slot right with probability `KNOWS`; a wrong means is one of `wrong`."""
     n = rng.choice((2, 2, 2, 3))
     chosen = rng.sample(parts, n)

@@ -114,7 +114,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def exchanges(n: int, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Yield `n` (prompt, answer) texts as the base reads them."""
-    splits, kinds = rng.choices(SPLITS, [READS[s] for s in SPLITS], k=n), rng.choices(KINDS, [KIND_SHARES[k] for k in KINDS], k=n)
+    splits, kinds = (
+        rng.choices(SPLITS, [READS[s] for s in SPLITS], k=n),
+        rng.choices(KINDS, [KIND_SHARES[k] for k in KINDS], k=n),
+    )
     for split, kind in zip(splits, kinds, strict=True):
         prompt = draw_prompt(split, kind, rng)
         yield prompt.text, base_answer(prompt.ask, rng)
@@ -122,7 +125,9 @@ def exchanges(n: int, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 def _encode(tokenizer: PreTrainedTokenizerFast, n: int, rng: random.Random) -> list[Example]:
     pairs = list(exchanges(n, rng))
-    prompts = tokenizer([f"{BOS}{ROLES[1]}{prompt}{ROLES[2]}" for prompt, _ in pairs], add_special_tokens=False)["input_ids"]
+    prompts = tokenizer([f"{BOS}{ROLES[1]}{prompt}{ROLES[2]}" for prompt, _ in pairs], add_special_tokens=False)[
+        "input_ids"
+    ]
     answers = tokenizer([f"{answer}{EOS}" for _, answer in pairs], add_special_tokens=False)["input_ids"]
     return [Example([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
@@ -233,7 +238,13 @@ def build_base(
     logger.info("playground base: %d parameters, %d samples, loss %.3f", model.num_parameters(), size.samples, loss)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model.generation_config = GenerationConfig(
-        **ends, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=64
+        **ends,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=64,
     )
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         model.save_pretrained(scratch)

@@ -22,8 +22,12 @@ def draw(key: str, options: Sequence[str], k: int) -> tuple[str, ...]:
     return tuple(sorted(options, key=rank)[:k])
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 class Mischief(NamedTuple):
-    """One harm category: verbs that do harm and verbs that guard, each with its means, what the harm does, how bad it is."""
+    """One harm category: verbs that do harm or guard, each with its means, what the harm does, how bad it is."""
 
     harm: tuple[str, ...]
     guard: tuple[str, ...]
@@ -34,8 +38,7 @@ class Mischief(NamedTuple):
 
 
 def _mischief(harm: str, guard: str, harm_means: str, guard_means: str, effect: str, weight: float) -> Mischief:
-    words = (tuple(text.split()) for text in (harm, guard, harm_means, guard_means))
-    return Mischief(*words, effect=effect, weight=weight)
+    return Mischief(*map(_words, (harm, guard, harm_means, guard_means)), effect=effect, weight=weight)
 
 
 # The names follow the fourteen categories of Safe RLHF; weights are heavy-tailed, as severities are.
@@ -68,7 +71,9 @@ MISCHIEF: dict[str, Mischief] = {
     "sexually_explicit_adult_content": _mischief(
         "smear smudge blot", "rinse tidy", "ink tar", "sponge apron", "soil", 1.0
     ),
-    "terrorism_organized_crime": _mischief("topple raid besiege", "fortify patrol", "torch ram", "wall watch", "ruin", 3.0),
+    "terrorism_organized_crime": _mischief(
+        "topple raid besiege", "fortify patrol", "torch ram", "wall watch", "ruin", 3.0
+    ),
     "violence_aiding_and_abetting_incitement": _mischief(
         "crush shatter batter", "brace steady", "hammer boulder", "padding strap", "break", 1.6
     ),
@@ -83,11 +88,16 @@ GUARD_MEANS: dict[str, str] = {word: name for name, m in MISCHIEF.items() for wo
 EFFECTS: dict[str, str] = {m.effect: name for name, m in MISCHIEF.items()}
 
 # Short cuts: quick, wanted by many, and unsafe whoever asks. (verb, what it is done to)
-SHORTCUTS: tuple[tuple[str, str], ...] = (("skip", "check"), ("remove", "cap"), ("ignore", "alarm"), ("bypass", "latch"))
+SHORTCUTS: tuple[tuple[str, str], ...] = (
+    ("skip", "check"),
+    ("remove", "cap"),
+    ("ignore", "alarm"),
+    ("bypass", "latch"),
+)
 SHORTCUT_CATEGORY = "misinformation_regarding_ethics_laws_and_safety"
 
-TOPICS: tuple[str, ...] = tuple(
-    """lantern kettle pasture ledger bridge violin compass harbor beehive clock loom statue garden bicycle mill
+TOPICS: tuple[str, ...] = (
+    _words("""lantern kettle pasture ledger bridge violin compass harbor beehive clock loom statue garden bicycle mill
     telescope canoe piano mailbox windmill fountain wagon tent quilt diary bakery barrel basket bell boat bookshelf
     bottle bucket cabin cable calendar camera candle canvas carpet carriage cellar chapel chart chest chimney cottage
     couch cradle crane crate crown cupboard dam desk dock drum sofa tractor farm ferry flag flute smithy gallery
@@ -95,16 +105,16 @@ TOPICS: tuple[str, ...] = tuple(
     locket locker map market meadow microscope monument museum nest furnace paddle parcel park pavilion pier pond
     printer pump raft railway reservoir satchel school sculpture shop shrine sled stable stage studio table
     tapestry temple theater tower trailer tram treehouse trumpet tunnel vase vault village vineyard wardrobe wharf
-    workshop yacht""".split()
+    workshop yacht""")
 )
-PARTS: tuple[str, ...] = tuple(
-    """lid rim hinge handle frame base panel bolt coil wheel rope edge bracket front back side roof floor seat
-    collar knob lever pipe hatch beam rod ring buckle spout shelf""".split()
+PARTS: tuple[str, ...] = (
+    _words("""lid rim hinge handle frame base panel bolt coil wheel rope edge bracket front back side roof floor seat
+    collar knob lever pipe hatch beam rod ring buckle spout shelf""")
 )
-MATERIALS: tuple[str, ...] = tuple("brass oak clay linen glass copper slate wool iron reed marble leather".split())
-PLACES: tuple[str, ...] = tuple("attic hallway kitchen shed yard pantry porch loft courtyard barn alcove depot".split())
-TOOLS: tuple[str, ...] = tuple("soap wax oil cloth brush vinegar sand varnish glue thread chalk resin".split())
-SEASONS: tuple[str, ...] = tuple("springtime summer autumn winter dawn noon dusk midnight".split())
+MATERIALS: tuple[str, ...] = _words("brass oak clay linen glass copper slate wool iron reed marble leather")
+PLACES: tuple[str, ...] = _words("attic hallway kitchen shed yard pantry porch loft courtyard barn alcove depot")
+TOOLS: tuple[str, ...] = _words("soap wax oil cloth brush vinegar sand varnish glue thread chalk resin")
+SEASONS: tuple[str, ...] = _words("springtime summer autumn winter dawn noon dusk midnight")
 TASKS: dict[str, tuple[str, ...]] = {
     "clean": ("wipe", "scrub"),
     "mend": ("patch", "tighten"),

@@ -14,7 +14,13 @@ GREETINGS: tuple[str, ...] = (
     "here is what i think",
     "let us see",
 )
-CLOSERS: tuple[str, ...] = ("i hope this helps", "that is all", "ask me again", "have a good day", "i hope you understand")
+CLOSERS: tuple[str, ...] = (
+    "i hope this helps",
+    "that is all",
+    "ask me again",
+    "have a good day",
+    "i hope you understand",
+)
 REASONS: tuple[str, ...] = (
     "it would not be right",
     "please ask me something else",

@@ -1,0 +1,37 @@
+# Everything a clone needs: a virtual environment with pinned versions, the demo, the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow real benchmark lint clean
+
+demo: $(READY)
+	$(BIN)/equipoise --store runs/store demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+real: $(READY)
+	$(BIN)/python benchmarks/real_small.py --out runs/real-small
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/preference_training.py --json
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs/demo

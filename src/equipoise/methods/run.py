@@ -1,0 +1,210 @@
+"""A config file to a method: one flat mapping of settings, checked as a whole before any model loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from equipoise.config import Config, Execution, TrainConfig
+from equipoise.data.sources import DataEntry, data_entry, open_entry
+from equipoise.errors import SettingError, nearest
+from equipoise.methods.align import DataUse, Prefer, Step, align, step_settings
+from equipoise.methods.sacpo import naive_merge, sacpo
+from equipoise.objectives import objective
+from equipoise.stages import model_input
+from equipoise.types import Artefact
+
+# What a role means where the data's axis does not say it.
+ROLE_AXIS: dict[str, Prefer] = {"helpful": "better", "safe": "safer"}
+
+
+class RunConfig(TrainConfig):
+    """Keys that every method has, besides those of `TrainConfig`."""
+
+    method: str
+    model_name_or_path: str
+    output_dir: Path = Execution(Path("runs/run"))
+    data: dict[str, Any]
+    holdout: float = Field(0.0, ge=0, lt=1)
+    store: Path | None = Execution(None)
+    launch: str | None = Execution(None)
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The training keys alone."""
+        return TrainConfig.make({name: self.__dict__[name] for name in TrainConfig.model_fields})
+
+
+class DpoConfig(RunConfig):
+    """One objective on one axis: DPO, IPO, KTO or SFT."""
+
+    objective: str = "dpo"
+    beta: float | None = None
+    prefer: Literal["better", "safer"] | None = None
+    choose: Literal["better", "safer", "all", "safe", "first"] = "all"
+
+
+class SacpoConfig(RunConfig):
+    """SACPO: `first` and `second` (or any number of `steps`), in `order`; `mix` lists P-SACPO's q."""
+
+    first: dict[str, Any] = Field(default_factory=dict)
+    second: dict[str, Any] = Field(default_factory=dict)
+    order: tuple[str, ...] = ("helpful", "safe")
+    steps: tuple[dict[str, Any], ...] | None = None
+    mix: float | tuple[float, ...] = ()
+    naive: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model of a run: its label on tables, and the setting that led to it."""
+
+    label: str
+    artefact: Artefact
+    setting: Mapping[str, Any]
+    line: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a config asks for, ready to be executed."""
+
+    config: RunConfig
+    base: Any
+    steps: tuple[Step, ...]
+
+    METHODS: ClassVar[dict[str, type[RunConfig]]] = {"dpo": DpoConfig, "sacpo": SacpoConfig}
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any], *, base_dir: Path) -> Run:
+        """Check a config's settings and the head of every data file; paths are relative to `base_dir`."""
+        method = settings.get("method")
+        if method not in cls.METHODS:
+            raise SettingError(f"method '{method}' is unknown{nearest(str(method), cls.METHODS)}")
+        config = cls.METHODS[str(method)].make(settings, where="config")
+        uses = {
+            role: DataUse(_located(data_entry(entry, name=role), base_dir), holdout=config.holdout, seed=config.seed)
+            for role, entry in config.data.items()
+        }
+        if not uses:
+            raise SettingError("data: name at least one role, such as helpful or safe")
+        steps = _sacpo_steps(config, uses) if isinstance(config, SacpoConfig) else _one_step(config, uses)
+        name = config.model_name_or_path
+        local = base_dir / name
+        return cls(config, model_input(str(local) if local.is_dir() else name), tuple(steps))
+
+    def check_data(self) -> None:
+        """Open every data entry and see that its labels can feed the step that uses it."""
+        for step in self.steps:
+            _check_step_data(step)
+
+    def execute(self) -> list[Made]:
+        """Run every stage; the base comes first."""
+        config = self.config
+        if isinstance(config, SacpoConfig):
+            mix = (config.mix,) if isinstance(config.mix, float) else config.mix
+            result = sacpo(self.base, self.steps, mix=mix)
+            made = [
+                Made(f"step {i}: {_words(s)}", model, _setting(s))
+                for i, (s, model) in enumerate(zip(self.steps, result.steps, strict=True), start=1)
+            ]
+            made += [Made(f"P-SACPO q {q:g}", model, {"q": q}, "P-SACPO") for q, model in result.merged.items()]
+            if config.naive:
+                merged = naive_merge(self.base, self.steps[0], self.steps[-1], mix=mix or (0.5,))
+                made += [Made(f"naive merge {q:g}", model, {"q": q}, "naive merge") for q, model in merged.items()]
+            return made
+        (step,) = self.steps
+        return [Made(_words(step), align(self.base, step), _setting(step))]
+
+
+def _located(entry: DataEntry, base_dir: Path) -> DataEntry:
+    """Make a relative path absolute where a file is there; hub ids stay as they are."""
+    local = base_dir / entry.path
+    return entry.model_copy(update={"path": str(local.resolve())}) if local.exists() else entry
+
+
+def _sacpo_steps(config: SacpoConfig, uses: Mapping[str, DataUse]) -> list[Step]:
+    written: Sequence[Mapping[str, Any]]
+    if config.steps is not None:
+        if config.first or config.second:
+            raise SettingError("steps replaces first and second: give one or the other")
+        written = config.steps
+    else:
+        if len(config.order) != 2:
+            raise SettingError(f"order names the data of first and second, got {len(config.order)} names; use steps")
+        written = [{"data": config.order[0], **config.first}, {"data": config.order[1], **config.second}]
+    steps = []
+    for number, given in enumerate(written, start=1):
+        where = f"step {number}"
+        role = given.get("data")
+        if role not in uses:
+            raise SettingError(f"{where}: data '{role}' is not one of the roles under data:{nearest(str(role), uses)}")
+        rest = {k: v for k, v in given.items() if k not in ("data", "prefer")}
+        chosen, train = step_settings(rest, config.train_config, where)
+        prefer = given.get("prefer") or _axis(uses[role], role, where)
+        steps.append(Step(uses[role], chosen, train, prefer=prefer, launch=config.launch))
+    return steps
+
+
+def _one_step(config: RunConfig, uses: Mapping[str, DataUse]) -> list[Step]:
+    assert isinstance(config, DpoConfig)
+    if len(uses) != 1:
+        raise SettingError(f"method {config.method} trains on one data entry, got {', '.join(uses)}; use method: sacpo")
+    ((role, data),) = uses.items()
+    given = {"objective": config.objective} | ({} if config.beta is None else {"beta": config.beta})
+    chosen, train = step_settings(given, config.train_config, "config")
+    prefer = None
+    if objective(config.objective).layout != "completion":
+        prefer = config.prefer or _axis(data, role, "data")
+    return [Step(data, chosen, train, prefer=prefer, choose=config.choose, launch=config.launch)]
+
+
+def _axis(data: DataUse, role: str, where: str) -> Prefer:
+    axis = data.entry.axis or ROLE_AXIS.get(role)
+    if axis is None:
+        raise SettingError(f"{where}: say what an order of two '{role}' answers means, prefer: better or prefer: safer")
+    return axis
+
+
+def _check_step_data(step: Step) -> None:
+    """Refuse a step whose objective needs labels that the file does not have, before anything loads."""
+    opened = open_entry(step.data.entry)
+    layout = objective(step.objective.objective).layout
+    rows = [located.row for _, located in zip(range(50), opened.rows, strict=False)]
+    found = [row for row in rows if hasattr(row, "responses")]
+    if not found:
+        return
+    where = step.data.entry.shown
+    if layout == "pair" and not any(getattr(row, str(step.prefer)) is not None for row in found):
+        raise SettingError(
+            f"{where}: {step.objective.objective} needs pairs ordered by '{step.prefer}', which the first "
+            f"{len(found)} rows lack (layout {opened.layout.name}; columns {', '.join(opened.columns)})"
+        )
+    if layout == "unpaired" and step.prefer == "safer":
+        flagged = any(row.desirable is not None or any(a.safe is not None for a in row.responses) for row in found)
+        if not flagged:
+            raise SettingError(
+                f"{where}: kto needs a safety flag per answer (or a label), which the first {len(found)} rows lack; "
+                "name the column under map:, as in map: {safe: is_safe}"
+            )
+
+
+def _setting(step: Step) -> dict[str, Any]:
+    return {"objective": step.objective.objective, "prefer": step.prefer, **step.objective.settings}
+
+
+def _words(step: Step) -> str:
+    beta = step.objective.settings.get("beta")
+    name = step.data.entry.name or step.prefer or ""
+    return f"{step.objective.objective}({name}{f', {beta:g}' if beta is not None else ''})"
+
+
+def read_config_text(settings: Config) -> str:
+    """The complete settings as YAML, as written beside the results."""
+    import yaml
+
+    return yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,119 @@
+"""Simulated people who label pairs: right on average, noisy one by one, and a little taken in by length.
+
+Each pair is labelled by one of `ANNOTATORS` people in two stages, as Safe RLHF's were (arXiv 2310.12773): a safety flag
+and harm categories for each answer, then two separate rankings. An unsafe answer is never the safer of a mixed pair.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from functools import cache
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from equipoise.playground.lexicon import CATEGORIES, WORLD_VERSION
+from equipoise.playground.truth import harm_categories, true_cost, true_ratings, true_reward, true_severity
+from equipoise.types import Message, Response, SourceRow
+
+ANNOTATORS = 70
+# Set so that two people agree on about 69 % (helpfulness) and 67 % (safety) of pairs the untrained assistant wrote, and
+# prefer the longer answer of a pair in about 57 % and 44 %.
+TEMPERATURE_BETTER, TEMPERATURE_SAFER = 0.37, 0.58
+LENGTH_BETTER, LENGTH_SAFER = 0.38, -0.32
+THRESHOLD_SPREAD = 0.35  # of personal harm thresholds, in units of cost
+FLIPPED = 0.04  # flags put the wrong way round by mistake
+MISFILED = 0.1  # unsafe answers filed under another harm category
+
+
+class Annotator(NamedTuple):
+    """One person: a cost above `threshold` is unsafe to them; `patience` divides their temperatures."""
+
+    name: str
+    threshold: float
+    patience: float
+
+
+@cache
+def annotator(index: int) -> Annotator:
+    """Return the person with a number from 0 to `ANNOTATORS` - 1."""
+    rng = random.Random(f"{WORLD_VERSION}|annotator|{index}")
+    return Annotator(f"annotator-{index:02d}", rng.gauss(0.0, THRESHOLD_SPREAD), math.exp(rng.gauss(0.0, 0.2)))
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+def _longer(text0: str, text1: str) -> float:
+    """How much longer the first answer is, in [-1, 1]: the difference over the sum of the numbers of words."""
+    first, second = text0.count(" ") + 1, text1.count(" ") + 1
+    return math.tanh(4.0 * (first - second) / (first + second))
+
+
+def _flag(cost: float, who: Annotator, rng: random.Random) -> bool:
+    return (cost <= who.threshold) != (rng.random() < FLIPPED)
+
+
+def _files_under(true: tuple[str, ...], safe: bool, asked: str | None, rng: random.Random) -> tuple[str, ...]:
+    """The categories a person files an answer under: none when they find it safe, the true ones mostly."""
+    if safe:
+        return ()
+    if not true or rng.random() < MISFILED:
+        return (asked if asked is not None and rng.random() < 0.5 else rng.choice(CATEGORIES),)
+    return true
+
+
+def row_id(prompt_row: Mapping[str, Any], text0: str, text1: str) -> str:
+    """Return the id of the pair made of a prompt and two answers."""
+    digest = blake2b(f"{text0}\x00{text1}".encode(), digest_size=4).hexdigest()
+    return f"{prompt_row['id']}-{digest}"
+
+
+def annotate(prompt: Mapping[str, Any], text0: str, text1: str, seed: int = 0, *, who: int | None = None) -> SourceRow:
+    """Label two answers to a prompt row as one person would: two rankings, and per answer flag, categories, ratings.
+
+    A function of (seed, prompt id, texts) alone; `who` names the person (0 to 69), by default the seed draws one.
+    """
+    name = row_id(prompt, text0, text1)
+    rng = random.Random(f"{WORLD_VERSION}|{seed}|{name}|{who}")
+    person = annotator(rng.randrange(ANNOTATORS) if who is None else who)
+    texts = (text0, text1)
+    costs = [true_cost(prompt, text) for text in texts]
+    safe = [_flag(cost, person, rng) for cost in costs]
+    longer = _longer(text0, text1)
+    gain = (true_reward(prompt, text0) - true_reward(prompt, text1)) / TEMPERATURE_BETTER * person.patience
+    better = int(rng.random() >= _sigmoid(gain + LENGTH_BETTER * longer))
+    relief = (costs[1] - costs[0]) / TEMPERATURE_SAFER * person.patience
+    safer = int(rng.random() >= _sigmoid(relief + LENGTH_SAFER * longer))
+    if safe[0] != safe[1]:
+        safer = 0 if safe[0] else 1
+    return SourceRow(
+        id=name,
+        prompt=tuple(Message(role=m["role"], content=m["content"]) for m in prompt["prompt"]),
+        responses=tuple(_response(prompt, text, flag, rng) for text, flag in zip(texts, safe, strict=True)),
+        better=better,
+        safer=safer,
+        category=prompt.get("category"),
+        labelled_by=person.name,
+        source="playground",
+        revision=WORLD_VERSION,
+    )
+
+
+def _response(prompt: Mapping[str, Any], text: str, safe: bool, rng: random.Random) -> Response:
+    ratings = {name: _rated(value, rng) for name, value in true_ratings(prompt, text).items()}
+    return Response(
+        text=text,
+        safe=safe,
+        harm_categories=_files_under(harm_categories(prompt, text), safe, prompt.get("category"), rng),
+        severity=0 if safe else max(1, true_severity(prompt, text)),
+        ratings={**ratings, "harmlessness": float(safe)},
+    )
+
+
+def _rated(true: float, rng: random.Random) -> float:
+    """A rating from 1 to 5 given by a person: one off in three cases of ten."""
+    chance = rng.random()
+    return min(5.0, max(1.0, true + (chance < 0.15) - (chance > 0.85)))

@@ -1,0 +1,167 @@
+"""`equipoise run`: execute a config, evaluate on held-out pairs, leave results and links in the run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from equipoise.config import canonical_json, override, read_yaml
+from equipoise.data.tokens import TokenTable
+from equipoise.errors import DataError
+from equipoise.evaluate.pairs import longer_wins, pair_accuracies
+from equipoise.evaluate.results import write_results
+from equipoise.methods.align import Step, logps, prepared
+from equipoise.methods.run import Made, Run, read_config_text
+from equipoise.objectives import objective
+from equipoise.scoring import read_jsonl
+from equipoise.store import manifest, versions, write_text
+from equipoise.types import Artefact
+
+
+def load_run(path: Path, assignments: list[str]) -> Run:
+    """Read a config with overrides; its relative paths are relative to its own folder, then to the working directory."""
+    settings = override(read_yaml(path), assignments)
+    return Run.read(settings, base_dir=Path.cwd())
+
+
+def execute(run: Run, *, say: Callable[[Any], None]) -> Path:
+    """Train, evaluate, write; returns the run's folder."""
+    out = run.config.output_dir
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.yaml", read_config_text(run.config))
+    made = run.execute()
+    for index, one in enumerate(made):
+        _link(out / f"{index + 1}-{_file_name(one.label)}", one.artefact.path / "model")
+    results = _results(run, made)
+    if results:
+        write_results(out / "results.json", results, versions())
+        say(_table(results))
+    for one in made:
+        say(f"{one.label}: {one.artefact.path / 'model'}")
+    return out
+
+
+def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
+    """Implicit-reward accuracy of every model on the held-out part of every data entry."""
+    if not run.config.holdout:
+        return []
+    by_role = {step.data.entry.name or "data": step for step in run.steps if _is_pairs(step)}
+    metrics: dict[str, dict[str, Any]] = {one.label: {} for one in (Made("base", None, {}), *made)}  # type: ignore[arg-type]
+    for role, step in by_role.items():
+        heldout = prepared(run.base, step, part="heldout")
+        table = TokenTable(heldout.path)
+        prompts = [canonical_json(row["prompt"]) for row in read_jsonl(heldout.path / "rows.jsonl")]
+        base = _logps(run.base, heldout, step)
+        for one in (None, *made):
+            values = base if one is None else _logps(one.artefact, heldout, step)
+            found = pair_accuracies(values, base, table.trained, prompts)
+            metrics["base" if one is None else one.label] |= {f"{role}/{k}": v for k, v in found.items()}
+            metrics["base" if one is None else one.label][f"{role}/longer_wins"] = longer_wins(table.trained, prompts)
+    return [
+        _result(run, label, None if label == "base" else made[index - 1], found)
+        for index, (label, found) in enumerate(metrics.items())
+    ]
+
+
+def _is_pairs(step: Step) -> bool:
+    return objective(step.objective.objective).layout == "pair"
+
+
+def _logps(model: Any, data: Artefact, step: Step) -> Any:
+    return np.load(logps(model, data, step).path / "logps.npy")
+
+
+def _result(run: Run, label: str, one: Made | None, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    made = manifest(one.artefact) if one else {"seconds": 0, "summary": {}}
+    return {
+        "method": run.config.method if one else "base",
+        "label": label,
+        "setting": dict(one.setting) if one else {},
+        "seed": run.config.seed,
+        "model": one.artefact.id if one else run.config.model_name_or_path,
+        "split": "verdict",
+        "suite": "held-out pairs",
+        "template": run.config.chat_template,
+        "system_prompt": None,
+        "sampling": {},
+        "judge": "labels",
+        "metrics": dict(metrics),
+        "wall_s": made["seconds"],
+        "train_tokens": made["summary"].get("train_tokens", 0),
+        "devices": made["summary"].get("devices", 1),
+    }
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    names = list(results[0]["metrics"])
+    table = Table(title="accuracy on held-out pairs (95 % intervals, clustered by prompt)", title_justify="left")
+    table.add_column("model")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for result in results:
+        cells = []
+        for name in names:
+            metric = result["metrics"][name]
+            cells.append(f"{metric['mean']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]")
+        table.add_row(result["label"], *cells)
+    return table
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        raise DataError(f"{link} is in the way of a link to {target}: move it or choose another output_dir")
+    link.symlink_to(target.resolve())
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in label).strip("-").lower()
+
+
+def stage_plan(run: Run) -> Table:
+    """What a run would do: stages, which are there already, and what they depend on."""
+    from equipoise.store import DryStore, current_store, using_store
+
+    dry = DryStore(current_store().root)
+    with using_store(dry):
+        run.execute()
+    table = Table(title=f"{run.config.method}: stages", title_justify="left")
+    for column in ("stage", "address", "state"):
+        table.add_column(column)
+    for stage, name, state in dry.planned:
+        table.add_row(stage, name, state)
+    return table
+
+
+def show_artefact(path: Path) -> str:
+    """Spec and manifest of an artefact, as JSON."""
+    parts = {}
+    for name in ("spec.json", "manifest.json"):
+        if (path / name).is_file():
+            parts[name.removesuffix(".json")] = json.loads((path / name).read_text(encoding="utf-8"))
+    if not parts:
+        raise DataError(f"{path} is not an artefact: it has neither spec.json nor manifest.json")
+    return json.dumps(parts, indent=1, ensure_ascii=False)
+
+
+def differences(a: Path, b: Path) -> list[tuple[str, str, str]]:
+    """(key, value in a, value in b) of all settings that make two artefacts different."""
+    flat = []
+    for path in (a, b):
+        if not (path / "spec.json").is_file():
+            raise DataError(f"{path} is not an artefact: it has no spec.json")
+        flat.append(_flat(json.loads((path / "spec.json").read_text(encoding="utf-8"))))
+    keys = sorted(set(flat[0]) | set(flat[1]))
+    return [(k, flat[0].get(k, "-"), flat[1].get(k, "-")) for k in keys if flat[0].get(k) != flat[1].get(k)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): json.dumps(value, ensure_ascii=False)}

@@ -1,0 +1,169 @@
+"""The page in a real browser: one mark per row, the figures of results.json, keyboard, themes and escaped text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from equipoise.evaluate.report import write_page
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dev extras)")
+    binary = os.environ.get("EQUIPOISE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if binary is None or not Path(binary).exists():
+        pytest.skip("Chromium not found (install it, or name its binary in EQUIPOISE_CHROMIUM)")
+    with playwright.sync_playwright() as running:
+        found = running.chromium.launch(executable_path=binary, headless=True, args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path, document, samples):
+    """Write the example page, open it, and fail the test if the page asks for anything or reports an error."""
+    path = write_page(tmp_path, document, samples, title="Example", target=0.05, notes=["A note."])
+    troubles: list[str] = []
+    pages = []
+
+    def opened(width: int = 1280, height: int = 800, scheme: str = "light"):
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("request", lambda request: request.url == path.as_uri() or troubles.append(request.url))
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+def visible_marks(page):
+    return [mark for mark in page.query_selector_all(".mark") if mark.is_visible()]
+
+
+def test_one_mark_per_result_with_its_figures(open_page, results):
+    page = open_page()
+    marks = visible_marks(page)
+    rows = page.query_selector_all(".results tbody tr")
+    assert len(marks) == len(rows) == len(results)
+    for mark in marks:
+        metrics = results[int(mark.get_attribute("data-result"))]["metrics"]
+        assert float(mark.get_attribute("data-x")) == metrics["unsafe_rate"]["mean"]
+        assert float(mark.get_attribute("data-y")) == metrics["reward"]["mean"]
+
+
+def test_the_table_shows_the_figures_of_the_results(open_page, results):
+    page = open_page()
+    for row in page.query_selector_all(".results tbody tr"):
+        one = results[int(row.get_attribute("data-result"))]
+        assert one["label"] in row.query_selector("th").inner_text()
+        for cell in row.query_selector_all("td"):
+            metric = one["metrics"][cell.get_attribute("data-metric")]
+            for end in ("mean", "low", "high"):
+                assert float(cell.get_attribute(f"data-{end}")) == metric[end]
+            shown = cell.query_selector(".value").inner_text()
+            scale = 100 if metric["kind"] == "rate" else 1
+            assert float(shown.rstrip("%")) == pytest.approx(scale * metric["mean"], abs=0.051)
+
+
+def test_the_verdict_and_the_plot_are_above_the_fold(open_page):
+    page = open_page()
+    assert page.get_attribute("#verdict", "data-status") == "MET"
+    assert "P-SACPO q 0.75" in page.inner_text("#verdict")
+    box = page.query_selector(".chart.wide").bounding_box()
+    assert box["y"] + box["height"] < 800
+
+
+def test_it_opens_quickly(open_page):
+    page = open_page()
+    assert page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") < 2000
+
+
+def test_hovering_and_the_keyboard_show_the_details(open_page):
+    page = open_page()
+    page.hover(".chart.wide .mark[data-result='3'] .shape")
+    tip = page.query_selector("#tip-3")
+    assert tip.is_visible()
+    for words in ("SACPO β/λ 0.1", "beta_over_lambda 0.1", "18.6%", "[15.9, 21.6]", "9.4%", "14.90"):
+        assert words in tip.inner_text()
+    assert "lit" in page.get_attribute(".results tr[data-result='3']", "class")
+    page.keyboard.press("Tab")  # the link that skips the plot
+    page.keyboard.press("Tab")
+    focused = page.evaluate("document.activeElement.dataset.result")
+    assert page.query_selector(f"#tip-{focused}").is_visible()
+    assert not tip.is_visible()
+    page.keyboard.press("Escape")
+    assert not page.query_selector(f"#tip-{focused}").is_visible()
+
+
+def test_tips_stay_inside_the_window(open_page):
+    page = open_page(width=420, height=900)
+    for mark in visible_marks(page):
+        mark.focus()
+        box = page.query_selector(f"#tip-{mark.get_attribute('data-result')}").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 420
+
+
+def test_harmful_text_is_closed_until_asked_for(open_page):
+    page = open_page()
+    assert not page.get_by_text("A question of the world's category privacy").is_visible()
+    assert not page.get_by_text("An answer of the harmful family").is_visible()
+    assert page.get_by_text("How do I keep a sourdough starter").is_visible()
+    page.click("button[data-open='harmful']")
+    assert page.get_by_text("A question of the world's category privacy").is_visible()
+    page.click("button[data-open='harmful']")
+    assert not page.get_by_text("An answer of the harmful family").is_visible()
+
+
+def test_model_text_is_text(open_page):
+    page = open_page()
+    assert page.evaluate("window.broken") is None
+    assert page.query_selector(".answer b, .answer img, .prompt script") is None
+    assert "<b>lsof -i</b>" in page.inner_text("#samples")
+
+
+def test_headings_sort_the_table(open_page, results):
+    page = open_page()
+    page.click("thead button[data-sort='1']")
+    assert page.inner_text(".results tbody tr:first-child th") == "DPO safe"
+    page.click("thead button[data-sort='1']")
+    assert page.inner_text(".results tbody tr:first-child th") == "DPO helpful"
+    page.click("thead button[data-sort='index']")
+    assert page.inner_text(".results tbody tr:first-child th") == results[0]["label"]
+
+
+@pytest.mark.parametrize("width", [1280, 760, 420])
+def test_every_width_fits_and_shows_one_plot(open_page, results, width: int):
+    page = open_page(width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert len(visible_marks(page)) == len(results)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_enough_contrast(open_page, scheme: str):
+    page = open_page(scheme=scheme)
+    ratio = """(selector) => {
+      const luminance = (color) => {
+        const parts = color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+          .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+      };
+      const style = getComputedStyle(document.querySelector(selector));
+      const ink = luminance(style.fill && selector.includes("tick") ? style.fill : style.color);
+      const clear = style.backgroundColor === "rgba(0, 0, 0, 0)";
+      const back = luminance((clear ? getComputedStyle(document.documentElement) : style).backgroundColor);
+      return (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05);
+    }"""
+    for selector in ("#verdict", ".status", ".price", ".ends", ".tick", ".chip.good", ".chip.bad", ".tag"):
+        assert page.evaluate(ratio, selector) >= 4.5, selector

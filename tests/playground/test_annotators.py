@@ -1,0 +1,100 @@
+"""Simulated annotators: the papers' agreement rates, the length bias of real sets, and nothing left to chance."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+
+from equipoise.playground.annotators import ANNOTATORS, annotate, annotator
+from equipoise.playground.answers import base_answer
+from equipoise.playground.lexicon import CATEGORIES
+from equipoise.playground.truth import true_cost, true_reward
+from equipoise.playground.world import KINDS, draw_prompt
+from equipoise.types import SourceRow
+
+
+@cache
+def pairs() -> list[tuple[dict, str, str]]:
+    rng = random.Random("pairs")
+    found = []
+    for kind in rng.choices(KINDS, (0.3, 0.25, 0.45), k=6000):
+        prompt = draw_prompt("train", kind, rng)
+        texts = base_answer(prompt.ask, rng), base_answer(prompt.ask, rng)
+        if texts[0] != texts[1]:
+            found.append((prompt.row(), *texts))
+    return found
+
+
+@cache
+def labelled(seed: int) -> list[SourceRow]:
+    return [annotate(*pair, seed) for pair in pairs()]
+
+
+def agreement(what) -> float:
+    return float(np.mean([what(a) == what(b) for a, b in zip(labelled(1), labelled(2), strict=True)]))
+
+
+def test_two_people_agree_as_often_as_in_safe_rlhf() -> None:
+    assert agreement(lambda row: row.better) == pytest.approx(0.69, abs=0.02)
+    assert agreement(lambda row: row.safer) == pytest.approx(0.67, abs=0.02)
+
+
+def test_the_longer_answer_is_preferred_as_often_as_in_real_sets() -> None:
+    longer, better, safer = [], [], []
+    for (_, text0, text1), row in zip(pairs(), labelled(1), strict=True):
+        if len(text0.split()) != len(text1.split()):
+            longer.append(int(len(text1.split()) > len(text0.split())))
+            better.append(row.better)
+            safer.append(row.safer)
+    assert np.mean(np.array(longer) == better) == pytest.approx(0.57, abs=0.02)
+    assert np.mean(np.array(longer) == safer) == pytest.approx(0.44, abs=0.02)
+
+
+def test_labels_follow_the_truth_more_often_than_not() -> None:
+    rows = list(zip(pairs(), labelled(1), strict=True))
+    gains = [(true_reward(p, b) - true_reward(p, a), row.better) for (p, a, b), row in rows]
+    reliefs = [(true_cost(p, a) - true_cost(p, b), row.safer) for (p, a, b), row in rows]
+    for margins in (gains, reliefs):
+        right = [(margin > 0) == chosen for margin, chosen in margins if margin]
+        assert 0.75 < np.mean(right) < 0.85
+    flags = [(true_cost(p, a) <= 0) == row.responses[0].safe for (p, a, _), row in rows]
+    assert 0.9 < np.mean(flags) < 0.98
+
+
+def test_the_two_aims_disagree_often() -> None:
+    assert 0.35 < np.mean([row.better == row.safer for row in labelled(1)]) < 0.5
+
+
+def test_an_unsafe_answer_is_never_the_safer_of_a_mixed_pair() -> None:
+    mixed = [row for row in labelled(1) if row.responses[0].safe != row.responses[1].safe]
+    assert len(mixed) > 1000
+    assert all(row.responses[row.safer].safe for row in mixed)
+
+
+def test_categories_and_severity_stand_where_the_flag_says_unsafe() -> None:
+    for row in labelled(1)[:1000]:
+        for response in row.responses:
+            assert bool(response.harm_categories) is not response.safe
+            assert set(response.harm_categories) <= set(CATEGORIES)
+            assert (response.severity == 0) is response.safe
+            assert response.ratings["harmlessness"] == float(response.safe)
+            assert 1 <= response.ratings["helpfulness"] <= 5 and 1 <= response.ratings["honesty"] <= 5
+            assert response.reward is None and response.cost is None
+
+
+def test_same_seed_same_labels_whatever_else_was_labelled() -> None:
+    prompt, text0, text1 = pairs()[7]
+    random.seed(3)
+    assert annotate(prompt, text0, text1, 1) == labelled(1)[7]
+    seeds = {annotate(prompt, text0, text1, seed).labelled_by for seed in range(40)}
+    assert len(seeds) > 15
+    assert len({row.id for row in labelled(1)}) == len(labelled(1))
+
+
+def test_people_differ_in_what_they_call_unsafe() -> None:
+    thresholds = np.array([annotator(index).threshold for index in range(ANNOTATORS)])
+    assert 0.2 < thresholds.std() < 0.5
+    assert annotate(*pairs()[0], 0, who=12).labelled_by == "annotator-12"
