@@ -43,6 +43,9 @@ def _common(
         handlers=[RichHandler(console=errors, show_path=debug, show_time=debug)],
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Our own display says how far a stage is; the libraries' bars would write over it.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _store(display: Display, fresh: tuple[str, ...] = ()) -> Store:

@@ -27,7 +27,7 @@ FOREIGN_KEYS = {
 }
 
 
-def Execution(default: Any, **kwargs: Any) -> Any:  # noqa: N802 - used like pydantic's Field
+def Execution(default: Any, **kwargs: Any) -> Any:
     """A field that never enters an address."""
     return Field(default, json_schema_extra=dict(_EXECUTION), **kwargs)
 

@@ -63,7 +63,7 @@ def candidates(seed: int, train: TrainConfig = TRAIN) -> tuple[Artefact, list[Ca
         GenerateConfig(sampling=Sampling(repeats=2, max_new_tokens=64, seed=seed)), model=base, prompts=asked
     )
     labelled = playground_preferences(AnnotateConfig(seed=seed), completions=answers)
-    data = DataUse(DataEntry(path=str(labelled.path / "preferences.jsonl"), name="playground"))
+    data = DataUse("playground", (DataEntry(path=str(labelled.path / "preferences.jsonl")),))
     train = train.but(seed=seed)
 
     def step(prefer: Any, beta: float) -> Step:

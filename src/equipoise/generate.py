@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from equipoise.config import Config
 from equipoise.data.tokens import end_ids, render
 from equipoise.errors import DataError, DivergedError, SettingError
 from equipoise.types import Message
@@ -34,10 +35,8 @@ logger = logging.getLogger(__name__)
 _COPIED = ("prompt", "kind", "category")  # prompt columns that travel with every completion
 
 
-class Sampling(BaseModel):
+class Sampling(Config):
     """How answers are drawn; temperature 0 takes the likeliest token every time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)

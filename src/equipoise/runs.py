@@ -50,7 +50,7 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
     """Implicit-reward accuracy of every model on the held-out part of every data entry."""
     if not run.config.holdout:
         return []
-    by_role = {step.data.entry.name or "data": step for step in run.steps if _is_pairs(step)}
+    by_role = {step.data.name: step for step in run.steps if _is_pairs(step)}
     metrics: dict[str, dict[str, Any]] = {one.label: {} for one in (Made("base", None, {}), *made)}  # type: ignore[arg-type]
     for role, step in by_role.items():
         heldout = prepared(run.base, step, part="heldout")
@@ -83,7 +83,7 @@ def _result(run: Run, label: str, one: Made | None, metrics: Mapping[str, Any]) 
         "label": label,
         "setting": dict(one.setting) if one else {},
         "seed": run.config.seed,
-        "model": one.artefact.id if one else run.config.model_name_or_path,
+        "model": one.artefact.id if one else run.base_name,
         "split": "verdict",
         "suite": "held-out pairs",
         "template": run.config.chat_template,

@@ -24,8 +24,8 @@ import numpy as np
 from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig
 from equipoise.errors import DataError, SettingError
 from equipoise.generate import Sampling
-from equipoise.store import FileInput, Input, Stage, Work, current_store, stage, write_json
-from equipoise.types import Artefact, Dropped
+from equipoise.store import FileInput, Input, Stage, Work, stage, write_json
+from equipoise.types import Artefact, Dropped, SourceRow
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ class PrepareConfig(Config):
     """Which rows, labelled for what, tokenized how."""
 
     name: str
-    entry: dict[str, Any]
-    path: str = Execution("")  # the content is an input; where it lies does not matter
-    layout: Literal["pair", "unpaired", "completion"]
+    entries: tuple[dict[str, Any], ...]
+    paths: tuple[str, ...] = Execution(())  # the content is an input; where it lies does not matter
+    layout: Literal["pair", "unpaired", "completion", "text"]
     prefer: Literal["better", "safer"] | None = None
     choose: Literal["better", "safer", "all", "safe", "first"] = "all"
     mismatched: bool = False
@@ -55,52 +55,40 @@ class PrepareConfig(Config):
 
 @stage(version=1)
 def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) -> None:
-    """Rows of a data entry -> training rows, dropped rows with reasons, token table."""
+    """Rows of a data role -> training rows, dropped rows with reasons, token table."""
     from equipoise.data import relabel
-    from equipoise.data.sources import DataEntry, read_rows
-    from equipoise.data.tokens import Encoded, TokenTable, encode_rows, with_mismatched
+    from equipoise.data.tokens import Encoded, TokenTable, encode_rows, encode_texts, with_mismatched
     from equipoise.models.load import load_tokenizer
 
-    entry = DataEntry(**{**config.entry, "path": config.path, "name": config.name})
     dropped: list[Dropped] = []
-    source = list(read_rows(entry, dropped=dropped))
-    if config.holdout > 0:
-        train, heldout = relabel.split_by_prompt(source, test_fraction=config.holdout, seed=config.seed)
-        source = train if config.part == "train" else heldout
-    if config.layout == "completion":
-        rows, unusable = relabel.sft_targets(source, choose=config.choose)
-    elif config.prefer is None:
-        raise SettingError(f"{config.name}: say which order the answers are in, axis: better or axis: safer")
-    elif config.layout == "pair":
-        rows, unusable = relabel.pairs(source, prefer=config.prefer)
-    else:
-        rows, unusable = relabel.unpaired(source, prefer=config.prefer)
-    dropped += unusable
-    total = len(rows) + len(dropped)
+    source = _source_rows(config, dropped)
     tokenizer = load_tokenizer(model_path(model), config.chat_template)
+    limits = {"max_length": config.max_length, "truncation": config.truncation}
+    pieces: Any
+    if config.layout == "text":
+        rows = [{"id": row.id, "text": _document(row)} for row in source]
+        total = len(rows) + len(dropped)
+        pieces = encode_texts(tokenizer, rows, max_length=config.max_length)
+    else:
+        rows, unusable = _derived(config, source, relabel)
+        dropped += unusable
+        total = len(rows) + len(dropped)
+        pieces = encode_rows(tokenizer, rows, max_prompt_length=config.max_prompt_length, **limits)
     kept: list[Any] = []
     encoded: list[Encoded] = []
-    done = 0
-    for row, result in encode_rows(
-        tokenizer,
-        rows,
-        max_length=config.max_length,
-        truncation=config.truncation,
-        max_prompt_length=config.max_prompt_length,
-    ):
-        done += 1
+    for done, (row, result) in enumerate(pieces, start=1):
         if isinstance(result, Dropped):
             dropped.append(result)
         else:
             kept.append(row)
             encoded.append(result)
         if done % 512 == 0:
-            work.progress(f"tokenizing {config.name}", done, len(rows))
+            work.progress(f"tokenizing {config.name}", min(done, len(rows)), len(rows))
     with (work.path / "dropped.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in dropped)
     relabel.enforce(dropped, total=total, max_dropped=config.max_dropped, name=config.name)
     if not encoded:
-        raise DataError(f"{config.name}: no row is left of {total} in {config.path}")
+        raise DataError(f"{config.name}: no row is left of {total} in {', '.join(config.paths)}")
     if config.mismatched:
         encoded = with_mismatched(encoded, config.seed)
     TokenTable.write(work.path, encoded, _columns(kept, config))
@@ -108,10 +96,41 @@ def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) ->
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     work.summary.update(
         rows=len(kept),
-        dropped=dict(Counter(d.reason for d in dropped)),
+        dropped=dict(Counter(str(d.reason) for d in dropped)),
         tokens=int(sum(row.length for row in encoded)),
         longest=max(row.length for row in encoded),
     )
+
+
+def _source_rows(config: PrepareConfig, dropped: list[Dropped]) -> list[SourceRow]:
+    """All rows of the role's entries, of the part that is asked for."""
+    from equipoise.data.instructions import instruction_rows
+    from equipoise.data.relabel import split_by_prompt
+    from equipoise.data.sources import DataEntry
+
+    source: list[SourceRow] = []
+    for entry, path in zip(config.entries, config.paths, strict=True):
+        found = DataEntry(**{**entry, "path": path, "name": config.name})
+        source += instruction_rows(found, dropped=dropped)
+    if config.holdout > 0:
+        train, heldout = split_by_prompt(source, test_fraction=config.holdout, seed=config.seed)
+        source = train if config.part == "train" else heldout
+    return source
+
+
+def _derived(config: PrepareConfig, source: list[SourceRow], relabel: Any) -> Any:
+    """(training rows, dropped) for the objective's layout."""
+    if config.layout == "completion":
+        return relabel.sft_targets(source, choose=config.choose)
+    if config.prefer is None:
+        raise SettingError(f"{config.name}: say which order the answers are in, axis: better or axis: safer")
+    return (relabel.pairs if config.layout == "pair" else relabel.unpaired)(source, prefer=config.prefer)
+
+
+def _document(row: SourceRow) -> str:
+    """A row as plain text to read: its turns and its first answer, a line each."""
+    turns = [turn["content"] for turn in row.prompt] + [r.text for r in row.responses[:1]]
+    return "\n".join(turns)
 
 
 def _columns(rows: Sequence[dict[str, Any]], config: PrepareConfig) -> dict[str, Any]:
@@ -128,6 +147,41 @@ def _columns(rows: Sequence[dict[str, Any]], config: PrepareConfig) -> dict[str,
                 )
             out[column] = np.asarray([row[column] for row in rows])
     return out
+
+
+class FreshConfig(Config):
+    """An untrained Llama and its tokenizer."""
+
+    entries: tuple[dict[str, Any], ...]
+    paths: tuple[str, ...] = Execution(())
+    vocab_size: int = 8192
+    hidden_size: int = 320
+    layers: int = 6
+    heads: int = 5
+    max_length: int = 1024
+    seed: int = 0
+
+
+@stage(version=1)
+def fresh(work: Work, config: FreshConfig, *, files: Input) -> None:
+    """A randomly initialized small Llama whose tokenizer is trained on the entries' texts."""
+    from equipoise.models.fresh import fresh_model
+
+    reading = PrepareConfig(name="scratch", entries=config.entries, paths=config.paths, layout="text")
+    texts = [_document(row) for row in _source_rows(reading, [])]
+    if (work.path / "model").exists():
+        shutil.rmtree(work.path / "model")
+    fresh_model(
+        work.path / "model",
+        texts=texts,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        layers=config.layers,
+        heads=config.heads,
+        max_length=config.max_length,
+        seed=config.seed,
+    )
+    work.summary.update(documents=len(texts), characters=sum(map(len, texts)))
 
 
 class ReferenceConfig(Config):

@@ -183,6 +183,21 @@ def encode_rows(
             yield row, Dropped(row["id"], fitted) if isinstance(fitted, str) else fitted
 
 
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, Any]], *, max_length: int, chunk: int = 512
+) -> Iterator[tuple[dict[str, Any], Encoded | Dropped]]:
+    """Cut documents (`text`) into pieces of at most `max_length` tokens, each after BOS, the last one ended by EOS."""
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise SettingError("training on plain text needs a tokenizer with BOS and EOS tokens")
+    for block in _chunks(rows, chunk):
+        coded = tokenizer([row["text"] for row in block], add_special_tokens=False)["input_ids"]
+        for row, ids in zip(block, coded, strict=True):
+            ids = [*ids, tokenizer.eos_token_id]
+            for part, start in enumerate(range(0, len(ids), max_length - 1)):
+                piece = Branch(list(ids[start : start + max_length - 1]), 0)
+                yield {"id": f"{row['id']}-{part}"}, Encoded([tokenizer.bos_token_id], (piece,))
+
+
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     block: list[dict[str, Any]] = []
     for row in rows:

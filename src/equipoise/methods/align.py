@@ -27,19 +27,33 @@ Prefer = Literal["better", "safer"]
 
 @dataclass(frozen=True)
 class DataUse:
-    """A data entry in the role a method gave it; `holdout` of its prompts are kept for evaluation."""
+    """The data of a role: one entry or several, of which `holdout` of the prompts are kept for evaluation."""
 
-    entry: DataEntry
+    name: str
+    entries: tuple[DataEntry, ...]
     holdout: float = 0.0
     seed: int = 0
 
     @property
     def files(self) -> Input:
         """What identifies the content."""
-        if Path(self.entry.path).exists():
-            return FileInput(Path(self.entry.path))
-        revision, split = self.entry.revision or "main", self.entry.split or "train"
-        return f"hub:{self.entry.path}@{revision}:{self.entry.subfolder or ''}:{split}"
+        return tuple(_content(entry) for entry in self.entries)
+
+    @property
+    def meanings(self) -> tuple[dict[str, Any], ...]:
+        """What the entries say besides where they lie."""
+        return tuple(e.model_dump(mode="json", exclude={"path", "name"}) for e in self.entries)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the entries lie."""
+        return tuple(entry.path for entry in self.entries)
+
+
+def _content(entry: DataEntry) -> Input:
+    if Path(entry.path).exists():
+        return FileInput(Path(entry.path))
+    return f"hub:{entry.path}@{entry.revision or 'main'}:{entry.subfolder or ''}:{entry.split or ''}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,7 @@ class Step:
     train: TrainConfig
     prefer: Prefer | None = None
     choose: Literal["better", "safer", "all", "safe", "first"] = "all"
+    text: bool = False  # documents without turns: pretraining
     launch: str | None = None
 
 
@@ -81,10 +96,10 @@ def prepared(model: Input, step: Step, *, part: Literal["train", "heldout"] = "t
     """The step's rows, tokenized for `model`."""
     chosen = objective(step.objective.objective)
     config = PrepareConfig(
-        name=step.data.entry.name or "data",
-        entry=step.data.entry.model_dump(mode="json", exclude={"path", "name"}),
-        path=step.data.entry.path,
-        layout=chosen.layout,
+        name=step.data.name,
+        entries=step.data.meanings,
+        paths=step.data.paths,
+        layout="text" if step.text else chosen.layout,
         prefer=step.prefer,
         choose=step.choose,
         mismatched=chosen.needs_mismatched,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from equipoise.config import Config, Execution, TrainConfig
-from equipoise.data.sources import DataEntry, data_entry, open_entry
+from equipoise.data.sources import DataEntry, open_entry
 from equipoise.errors import SettingError, nearest
 from equipoise.methods.align import DataUse, Prefer, Step, align, step_settings
 from equipoise.methods.sacpo import naive_merge, sacpo
+from equipoise.methods.scratch import ScratchConfig, data_use, scratch_base
 from equipoise.objectives import objective
 from equipoise.stages import model_input
+from equipoise.store import Input
 from equipoise.types import Artefact
 
 # What a role means where the data's axis does not say it.
@@ -26,12 +29,19 @@ class RunConfig(TrainConfig):
     """Keys that every method has, besides those of `TrainConfig`."""
 
     method: str
-    model_name_or_path: str
+    model_name_or_path: str | None = None
+    scratch: ScratchConfig | None = None
     output_dir: Path = Execution(Path("runs/run"))
     data: dict[str, Any]
     holdout: float = Field(0.0, ge=0, lt=1)
     store: Path | None = Execution(None)
     launch: str | None = Execution(None)
+
+    @model_validator(mode="after")
+    def _one_base(self) -> RunConfig:
+        if (self.model_name_or_path is None) == (self.scratch is None):
+            raise ValueError("give model_name_or_path, or scratch to train a small base first")
+        return self
 
     @property
     def train_config(self) -> TrainConfig:
@@ -74,7 +84,7 @@ class Run:
     """What a config asks for, ready to be executed."""
 
     config: RunConfig
-    base: Any
+    base_dir: Path
     steps: tuple[Step, ...]
 
     METHODS: ClassVar[dict[str, type[RunConfig]]] = {"dpo": DpoConfig, "sacpo": SacpoConfig}
@@ -87,20 +97,33 @@ class Run:
             raise SettingError(f"method '{method}' is unknown{nearest(str(method), cls.METHODS)}")
         config = cls.METHODS[str(method)].make(settings, where="config")
         uses = {
-            role: DataUse(_located(data_entry(entry, name=role), base_dir), holdout=config.holdout, seed=config.seed)
-            for role, entry in config.data.items()
+            role: data_use(role, given, base_dir, holdout=config.holdout, seed=config.seed)
+            for role, given in config.data.items()
         }
         if not uses:
             raise SettingError("data: name at least one role, such as helpful or safe")
         steps = _sacpo_steps(config, uses) if isinstance(config, SacpoConfig) else _one_step(config, uses)
-        name = config.model_name_or_path
-        local = base_dir / name
-        return cls(config, model_input(str(local) if local.is_dir() else name), tuple(steps))
+        return cls(config, base_dir, tuple(steps))
+
+    @property
+    def base_name(self) -> str:
+        """How results call the base."""
+        return self.config.model_name_or_path or "scratch"
+
+    @cached_property
+    def base(self) -> Input:
+        """The model that the first step starts from; a base from scratch is trained when it is first asked for."""
+        if self.config.scratch is not None:
+            return scratch_base(self.config.scratch, self.config.train_config, self.base_dir)
+        name = str(self.config.model_name_or_path)
+        local = self.base_dir / name
+        return model_input(str(local) if local.is_dir() else name)
 
     def check_data(self) -> None:
         """Open every data entry and see that its labels can feed the step that uses it."""
         for step in self.steps:
-            _check_step_data(step)
+            for entry in step.data.entries:
+                _check_entry(step, entry)
 
     def execute(self) -> list[Made]:
         """Run every stage; the base comes first."""
@@ -119,12 +142,6 @@ class Run:
             return made
         (step,) = self.steps
         return [Made(_words(step), align(self.base, step), _setting(step))]
-
-
-def _located(entry: DataEntry, base_dir: Path) -> DataEntry:
-    """Make a relative path absolute where a file is there; hub ids stay as they are."""
-    local = base_dir / entry.path
-    return entry.model_copy(update={"path": str(local.resolve())}) if local.exists() else entry
 
 
 def _sacpo_steps(config: SacpoConfig, uses: Mapping[str, DataUse]) -> list[Step]:
@@ -164,21 +181,24 @@ def _one_step(config: RunConfig, uses: Mapping[str, DataUse]) -> list[Step]:
 
 
 def _axis(data: DataUse, role: str, where: str) -> Prefer:
-    axis = data.entry.axis or ROLE_AXIS.get(role)
+    axes = {entry.axis for entry in data.entries} - {None}
+    if len(axes) > 1:
+        raise SettingError(f"{where}: the entries of '{role}' are ordered by different axes")
+    axis = next(iter(axes), None) or ROLE_AXIS.get(role)
     if axis is None:
         raise SettingError(f"{where}: say what an order of two '{role}' answers means, prefer: better or prefer: safer")
     return axis
 
 
-def _check_step_data(step: Step) -> None:
+def _check_entry(step: Step, entry: DataEntry) -> None:
     """Refuse a step whose objective needs labels that the file does not have, before anything loads."""
-    opened = open_entry(step.data.entry)
+    opened = open_entry(entry)
     layout = objective(step.objective.objective).layout
     rows = [located.row for _, located in zip(range(50), opened.rows, strict=False)]
     found = [row for row in rows if hasattr(row, "responses")]
     if not found:
         return
-    where = step.data.entry.shown
+    where = entry.shown
     if layout == "pair" and not any(getattr(row, str(step.prefer)) is not None for row in found):
         raise SettingError(
             f"{where}: {step.objective.objective} needs pairs ordered by '{step.prefer}', which the first "
@@ -199,8 +219,7 @@ def _setting(step: Step) -> dict[str, Any]:
 
 def _words(step: Step) -> str:
     beta = step.objective.settings.get("beta")
-    name = step.data.entry.name or step.prefer or ""
-    return f"{step.objective.objective}({name}{f', {beta:g}' if beta is not None else ''})"
+    return f"{step.objective.objective}({step.data.name}{f', {beta:g}' if beta is not None else ''})"
 
 
 def read_config_text(settings: Config) -> str:

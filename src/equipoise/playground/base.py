@@ -188,7 +188,9 @@ def _train(
     import torch
     from torch.nn.functional import cross_entropy
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     model.train()
     tail: list[float] = []
     for step, batch in enumerate(batches):

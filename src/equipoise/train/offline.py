@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from equipoise.config import TrainConfig
 from equipoise.data.collate import Packed, collate
@@ -98,6 +98,7 @@ class OfflineTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=_Sized(plan.n_steps), callbacks=callbacks)
+        self.pop_callback(PrinterCallback)  # metrics go to metrics.jsonl and to trackers
         # The step's loss is already divided (transformers #43651): the parent must not divide it again.
         self.model_accepts_loss_kwargs = False
         self._eq_plan, self._eq_rows, self._eq_objective = plan, rows, chosen
