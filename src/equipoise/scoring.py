@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -34,24 +34,38 @@ class Append:
     """Records of (row, K numbers) appended to a file; what a kill left half-written at its end is cut off."""
 
     def __init__(self, path: Path, width: int) -> None:
-        self.path = path
-        self.kind = np.dtype([("row", "<i8"), ("values", "<f8", (width,))])
+        self._kind = _record(width)
         if path.exists():
-            whole = path.stat().st_size // self.kind.itemsize * self.kind.itemsize
+            whole = path.stat().st_size // self._kind.itemsize * self._kind.itemsize
             with path.open("r+b") as file:
                 file.truncate(whole)
         self._file = path.open("ab")
 
-    def read(self) -> Any:
-        """All whole records."""
-        return np.fromfile(self.path, dtype=self.kind)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._file.close()
 
     def add(self, rows: Sequence[int], values: Any) -> None:
         """Append one micro-batch; it is the kernel's from here on."""
-        records = np.empty(len(rows), dtype=self.kind)
+        records = np.empty(len(rows), dtype=self._kind)
         records["row"], records["values"] = rows, values
         self._file.write(records.tobytes())
         self._file.flush()
+
+
+def _record(width: int) -> np.dtype[Any]:
+    return np.dtype([("row", "<i8"), ("values", "<f8", (width,))])
+
+
+def read_records(folder: Path, width: int) -> Any:
+    """All whole records of the part files in a folder, as an array with `row` and `values` (K numbers)."""
+    kind, found = _record(width), []
+    for path in sorted(folder.glob("part-*.bin")):
+        raw = path.read_bytes()
+        found.append(np.frombuffer(raw[: len(raw) // kind.itemsize * kind.itemsize], dtype=kind))
+    return np.concatenate(found) if found else np.empty(0, dtype=kind)
 
 
 def logps_of(
@@ -81,9 +95,10 @@ def reference_logps(work: Work, config: Any, model_name: str, data: Path) -> Non
     state = PartialState()
     device = state.device
     table = TokenTable(data)
-    part = Append(work.path / f"part-{state.process_index}.bin", table.n_branches)
-    done = _rows_done(work.path, table.n_branches)
+    done = set(read_records(work.path, table.n_branches)["row"].tolist())
     todo = [r for r in range(len(table)) if r not in done][state.process_index :: state.num_processes]
+    # Nobody writes before everybody has read what is there, or the processes would share out different lists.
+    state.wait_for_everyone()
     if done:
         logger.info("reference: %d of %d rows were already there", len(done), len(table))
     if todo:
@@ -93,24 +108,21 @@ def reference_logps(work: Work, config: Any, model_name: str, data: Path) -> Non
             logger.warning("prompts are computed once per answer, because %s", why)
         bf16 = use_bf16(config.dtype, device)
         finished = 0
-        for rows, values in logps_of(
-            model, table, todo, budget=config.tokens_per_micro_batch, shared=shared, bf16=bf16, device=device
-        ):
-            part.add(rows, values)
-            finished += len(rows)
-            work.progress("reference", finished, len(todo))
-    work.summary["computed"] = len(todo)
+        with Append(work.path / f"part-{state.process_index}.bin", table.n_branches) as part:
+            for rows, values in logps_of(
+                model, table, todo, budget=config.tokens_per_micro_batch, shared=shared, bf16=bf16, device=device
+            ):
+                part.add(rows, values)
+                finished += len(rows)
+                work.progress("reference", finished, len(todo))
     state.wait_for_everyone()
 
 
-def _rows_done(folder: Path, width: int) -> set[int]:
-    kind = np.dtype([("row", "<i8"), ("values", "<f8", (width,))])
-    done: set[int] = set()
-    for path in sorted(folder.glob("part-*.bin")):
-        raw = np.fromfile(path, dtype=np.uint8)
-        whole = raw[: len(raw) // kind.itemsize * kind.itemsize].view(kind)
-        done.update(whole["row"].tolist())
-    return done
+def n_records(work: Work, data: Path) -> int:
+    """How many rows the part files hold; one that was computed twice counts twice."""
+    from equipoise.data.tokens import TokenTable
+
+    return len(read_records(work.path, TokenTable(data).n_branches))
 
 
 def gather_parts(work: Work, data: Path) -> None:
@@ -119,9 +131,8 @@ def gather_parts(work: Work, data: Path) -> None:
 
     table = TokenTable(data)
     logps = np.full((len(table), table.n_branches), np.nan)
-    for path in sorted(work.path.glob("part-*.bin")):
-        records = Append(path, table.n_branches).read()
-        logps[records["row"]] = records["values"]
+    records = read_records(work.path, table.n_branches)
+    logps[records["row"]] = records["values"]
     bad = np.flatnonzero(~np.isfinite(logps).all(axis=1))
     if len(bad):
         raise DataError(f"reference log-probabilities of {len(bad)} rows are missing or not finite, first row {bad[0]}")

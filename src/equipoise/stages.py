@@ -196,13 +196,14 @@ class ReferenceConfig(Config):
 @stage(version=1)
 def reference(work: Work, config: ReferenceConfig, *, model: Input, data: Input) -> None:
     """Log-probabilities of every answer under a model, (N, K): appended as they come, so a kill loses one micro-batch."""
+    from equipoise.scoring import gather_parts, n_records, reference_logps
+
+    rows = artefact(data).path
+    before = n_records(work, rows)
     if not _elsewhere(work, reference, config, {"model": model, "data": data}):
-        from equipoise.scoring import reference_logps
-
-        reference_logps(work, config, model_path(model), artefact(data).path)
-    from equipoise.scoring import gather_parts
-
-    gather_parts(work, artefact(data).path)
+        reference_logps(work, config, model_path(model), rows)
+    work.summary["computed"] = n_records(work, rows) - before
+    gather_parts(work, rows)
 
 
 class TrainStageConfig(Config):

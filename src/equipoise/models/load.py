@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from equipoise.config import TrainConfig
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,10 +50,11 @@ class ModelName:
         config = Path(self.location) / "adapter_config.json"
         if not config.is_file():
             return None
-        base = json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        saved = json.loads(config.read_text(encoding="utf-8"))
+        base, revision = saved.get("base_model_name_or_path"), saved.get("revision")
         if not base:
             raise SettingError(f"the adapter at {self.location} does not say which base it belongs to")
-        return str(base)
+        return f"{base}@{revision}" if revision and not Path(base).is_dir() else str(base)
 
     def __str__(self) -> str:
         return self.location if self.revision is None else f"{self.location}@{self.revision}"
@@ -115,6 +118,55 @@ def load_model(
     return model
 
 
+def skeleton(name: str) -> nn.Module:
+    """The base of a model without any weights (on the meta device), to look names and shapes up in."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = ModelName.parse(name)
+    base = ModelName.parse(model.adapter_base) if model.adapter_base else model
+    try:
+        config = AutoConfig.from_pretrained(base.location, revision=base.revision or "main")
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"no causal language model can be loaded from '{base}': {_first_line(error)}") from error
+
+
+def check_setup(name: str, config: TrainConfig) -> None:
+    """Refuse what could not be trained with these settings before any weights load.
+
+    Looks at the tokenizer's template and vocabulary, at the names that LoRA and freezing ask for, and at what an
+    adapter that is to be continued was made with.
+    """
+    tokenizer = load_tokenizer(name, config.chat_template)
+    check_vocabulary(skeleton(name), tokenizer, name)
+    check_trainable(name, config)
+
+
+def check_trainable(name: str, config: TrainConfig) -> None:
+    """Refuse LoRA and freezing settings that do not fit a model or each other."""
+    model = ModelName.parse(name)
+    if config.use_peft and config.trainable:
+        raise SettingError("use_peft and trainable exclude each other: LoRA freezes the base already")
+    if model.adapter_base is None:
+        if config.use_peft:
+            check_targets(skeleton(name), config.lora_target_modules)
+        else:
+            freeze_except(skeleton(name), config.trainable)
+        return
+    if not config.use_peft:
+        raise SettingError(f"{name} is an adapter: set use_peft: true to continue it, or merge it into its base first")
+    saved = json.loads((Path(model.location) / "adapter_config.json").read_text(encoding="utf-8"))
+    for key, asked in (("r", config.lora_r), ("lora_alpha", config.lora_alpha)):
+        if saved.get(key) != asked:
+            setting = key if key.startswith("lora_") else f"lora_{key}"
+            raise SettingError(
+                f"{setting} is {asked}, but the adapter that is continued ({name}) has {saved.get(key)}: an adapter "
+                f"keeps its shape, set {setting}: {saved.get(key)}"
+            )
+
+
 def use_bf16(dtype: str, device: torch.device) -> bool:
     """Whether autocast to bfloat16 is on: asked for, or 'auto' on a device that has it."""
     import torch
@@ -164,6 +216,24 @@ def add_lora(
 ) -> nn.Module:
     """Freeze `model` and put a trainable LoRA adapter on the named modules; every name must match something."""
     from peft import LoraConfig, get_peft_model
+
+    check_targets(model, targets)
+    base = ModelName.parse(base_name)
+    config = LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        bias="none",
+        revision=base.revision,
+    )
+    model.config._name_or_path = base.location  # what PEFT writes into adapter_config.json
+    return get_peft_model(model, config)
+
+
+def check_targets(model: nn.Module, targets: str | Sequence[str]) -> None:
+    """Refuse LoRA targets that are not linear layers of the model, naming the nearest one."""
     from torch import nn
 
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
@@ -174,11 +244,6 @@ def add_lora(
                 raise SettingError(f"lora_target_modules: '{target}' matches no linear layer{nearest(target, known)}")
     elif targets != "all-linear":
         raise SettingError(f"lora_target_modules must be a list of module names or 'all-linear', got '{targets}'")
-    config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
-    )
-    model.config._name_or_path = base_name  # what PEFT writes into adapter_config.json
-    return get_peft_model(model, config)
 
 
 def freeze_except(model: nn.Module, patterns: Sequence[str] | None) -> str:
@@ -197,7 +262,9 @@ def freeze_except(model: nn.Module, patterns: Sequence[str] | None) -> str:
                 raise SettingError(f"trainable: '{pattern}' matches no parameter{nearest(pattern, known)}")
     total = sum(p.numel() for _, p in parameters)
     kept = sum(p.numel() for _, p in parameters if p.requires_grad)
-    names = sorted({n.rsplit(".", 2)[-2] for n, p in parameters if p.requires_grad})
+    # The name of an adapter and its factors stand between a module and its `weight`.
+    parts = [n.partition(".lora_")[0].split(".") for n, p in parameters if p.requires_grad]
+    names = sorted({part[-2] if part[-1] in ("weight", "bias") and len(part) > 1 else part[-1] for part in parts})
     return f"{kept:,} of {total:,} parameters are trained ({kept / total:.1%}): {', '.join(names)}"
 
 

@@ -23,7 +23,7 @@ from equipoise.playground.lexicon import (
 from equipoise.playground.phrases import CLOSERS, GREETINGS, OPENERS, REASONS, REFUSALS, UNKNOWNS
 from equipoise.playground.world import Ask
 
-KNOWS = 0.72  # how often each slot of an answer is filled with what is true
+KNOWS = 0.76  # how often each slot of an answer is filled with what is true
 STEP_LEADS = ("first, ", "then, ", "next, ")
 
 # Shares of answer styles by what is asked. `careless` is a short cut or harmful step nobody asked for.

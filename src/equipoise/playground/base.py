@@ -45,12 +45,12 @@ class BaseSize(NamedTuple):
     """How large the base is and how long it learns."""
 
     hidden: int = 128
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
     mlp: int = 344
-    samples: int = 60_000
-    batch: int = 128
-    learning_rate: float = 4e-3
+    samples: int = 44_000
+    batch: int = 24
+    learning_rate: float = 3e-3
 
 
 class Example(NamedTuple):
@@ -168,6 +168,7 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, size: BaseSize) -> LlamaForCa
             max_position_embeddings=MAX_LENGTH,
             tie_word_embeddings=True,
             attention_dropout=0.0,
+            initializer_range=0.06,  # the usual 0.02 is meant for wide models and learns far slower here
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

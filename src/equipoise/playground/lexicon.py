@@ -96,16 +96,14 @@ SHORTCUTS: tuple[tuple[str, str], ...] = (
 )
 SHORTCUT_CATEGORY = "misinformation_regarding_ethics_laws_and_safety"
 
-TOPICS: tuple[str, ...] = (
-    _words("""lantern kettle pasture ledger bridge violin compass harbor beehive clock loom statue garden bicycle mill
-    telescope canoe piano mailbox windmill fountain wagon tent quilt diary bakery barrel basket bell boat bookshelf
-    bottle bucket cabin cable calendar camera candle canvas carpet carriage cellar chapel chart chest chimney cottage
-    couch cradle crane crate crown cupboard dam desk dock drum sofa tractor farm ferry flag flute smithy gallery
-    gate globe greenhouse guitar hammock harp hedge helmet hive hut lodge jar kiln kite laboratory lake library
-    locket locker map market meadow microscope monument museum nest furnace paddle parcel park pavilion pier pond
-    printer pump raft railway reservoir satchel school sculpture shop shrine sled stable stage studio table
-    tapestry temple theater tower trailer tram treehouse trumpet tunnel vase vault village vineyard wardrobe wharf
-    workshop yacht""")
+TOPICS: tuple[str, ...] = _words(
+    "lantern kettle pasture ledger bridge violin compass harbor beehive clock loom statue garden bicycle mill "
+    "telescope canoe piano mailbox windmill fountain wagon tent quilt diary bakery barrel basket bell boat "
+    "bookshelf bottle bucket cabin calendar camera candle canvas carpet carriage cellar chapel chest chimney "
+    "cottage couch cradle crane crown cupboard dock drum sofa tractor farm ferry flag flute smithy gallery gate "
+    "globe greenhouse guitar hammock harp hedge helmet hive hut lodge jar kiln locket market meadow nest furnace "
+    "pond printer raft railway satchel school shop shrine sled table temple tower tram treehouse trumpet vase vault "
+    "village wardrobe wharf workshop yacht "
 )
 PARTS: tuple[str, ...] = (
     _words("""lid rim hinge handle frame base panel bolt coil wheel rope edge bracket front back side roof floor seat

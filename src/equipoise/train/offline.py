@@ -166,6 +166,15 @@ class OfflineTrainer(Trainer):
                 given[name] = self._eq_rows.column(name, rows, logps.device)
         return given
 
+    def _eq_loss_of_equal_models(self) -> float | None:
+        """What the first step's loss is when the model is its own reference (DPO: ln 2); None without a reference."""
+        if not self._eq_objective.needs_reference:
+            return None
+        device = torch.device("cpu")
+        rows = self._eq_plan.batch(0).tolist()
+        given = self._arguments(rows, self._eq_rows.reference_logps(rows, device), torch.zeros((), device=device))
+        return float(self._eq_objective.function(*given.values(), **self._eq_settings).double().mean())
+
     def _kl_baseline(self, model: nn.Module, step: Step) -> Tensor:
         """KTO's baseline: mean log-ratio of mismatched completions over the global batch and all ranks, at least 0."""
         total = torch.zeros((), device=self.args.device, dtype=torch.float64)

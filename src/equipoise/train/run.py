@@ -23,6 +23,7 @@ from equipoise.errors import SettingError
 from equipoise.models.load import (
     ModelName,
     add_lora,
+    check_trainable,
     check_vocabulary,
     freeze_except,
     load_model,
@@ -66,7 +67,8 @@ class StartCheck(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._expected is None or state.global_step != 1 or not logs or "loss" not in logs:
             return
-        if abs(logs["loss"] - self._expected) > self._tolerance:
+        # A difference of log-ratios enters a squared loss times twice its root.
+        if abs(logs["loss"] - self._expected) > self._tolerance * max(1.0, math.sqrt(self._expected)):
             raise SettingError(
                 f"training starts at a loss of {logs['loss']:.5f} instead of {self._expected:.5f}: the reference "
                 "log-probabilities are not those of the model that training starts from"
@@ -75,13 +77,8 @@ class StartCheck(TrainerCallback):
 
 def prepare_model(model_name: str, config: TrainConfig, device: torch.device, bf16: bool) -> tuple[nn.Module, str]:
     """The model to be trained and one line on what of it is trainable."""
+    check_trainable(model_name, config)
     is_adapter = ModelName.parse(model_name).adapter_base is not None
-    if is_adapter and not config.use_peft:
-        raise SettingError(
-            f"{model_name} is an adapter: set use_peft: true to continue it, or merge it into its base first"
-        )
-    if config.use_peft and config.trainable:
-        raise SettingError("use_peft and trainable exclude each other: LoRA freezes the base already")
     # A frozen base may live in bf16; weights that are updated stay in float32 under autocast.
     dtype = "bfloat16" if config.use_peft and bf16 and device.type == "cuda" else "float32"
     model = load_model(
@@ -158,9 +155,9 @@ def run_training(
             Progress(work),
             MarkComplete(),
             MetricsFile(work.path / "metrics.jsonl"),
-            StartCheck(_start_loss(use.objective, settings, reference is not None), _START_TOLERANCE[bf16]),
         ],
     )
+    trainer.add_callback(StartCheck(trainer._eq_loss_of_equal_models(), _START_TOLERANCE[bf16]))
     started = time.monotonic()
     if checkpoint is not None:
         logger.info("continuing from %s", checkpoint.name)
@@ -188,17 +185,6 @@ def run_training(
             },
         )
         shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
-
-
-def _start_loss(name: str, settings: dict[str, Any], has_reference: bool) -> float | None:
-    """The loss of equal models where it is one number for all data."""
-    if not has_reference:
-        return None
-    if name == "dpo":
-        return math.log(2)
-    if name == "ipo":
-        return float((1 / (2 * settings["beta"])) ** 2)
-    return None
 
 
 def _plain_cost(table: TokenTable) -> float:
