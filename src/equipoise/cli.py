@@ -40,7 +40,11 @@ def _common(
     logging.basicConfig(
         level=logging.INFO if debug else logging.WARNING,
         format="%(message)s",
-        handlers=[RichHandler(console=errors, show_path=debug, show_time=debug)],
+        handlers=[
+            RichHandler(
+                level=logging.INFO if debug else logging.WARNING, console=errors, show_path=debug, show_time=debug
+            )
+        ],
     )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Our own display says how far a stage is; the libraries' bars would write over it.
@@ -50,7 +54,7 @@ def _common(
 
 def _store(display: Display, fresh: tuple[str, ...] = ()) -> Store:
     root = _state["store"] or Path(os.environ.get("EQUIPOISE_STORE", "store"))
-    return Store(root, fresh=fresh, on_event=display.event, on_progress=display.progress)
+    return Store(root, fresh=fresh, on_event=display.event, on_progress=display.progress, on_note=display.note)
 
 
 @app.command()

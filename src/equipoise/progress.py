@@ -55,6 +55,10 @@ class Display:
         else:
             self._line(f"[green]finished[/]  {name}  [dim]{time.monotonic() - self._started:.1f} s[/]")
 
+    def note(self, text: str) -> None:
+        """Something about the running stage that the user should know."""
+        self._line(f"[dim]          {text}[/]")
+
     def progress(self, what: str, done: float, total: float) -> None:
         """How far the running stage is."""
         if self._task is None:

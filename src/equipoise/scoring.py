@@ -151,10 +151,9 @@ def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path
 
     assert prompts is not None
     rows = read_jsonl(prompts / "prompts.jsonl" if prompts.is_dir() else prompts)
-    growing = work.path / "growing.jsonl"
-    found = read_jsonl(growing) if growing.exists() else []
-    if found or growing.exists():
-        write_jsonl(growing, found)  # without a half-written last line
+    growing, whole = work.path / "growing.jsonl", work.path / "completions.jsonl"
+    found = read_jsonl(growing) if growing.exists() else read_jsonl(whole) if whole.exists() else []
+    write_jsonl(growing, found)  # without a half-written last line
     done = {(r["prompt_id"], r["repeat"]) for r in found}
     total = len(rows) * sampling.repeats
     if len(done) < total:
@@ -165,14 +164,14 @@ def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path
         with growing.open("a", encoding="utf-8") as file:
             for row in generate(model, tokenizer, rows, sampling, batch_tokens=config.batch_tokens, done=done):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()  # an answer takes far longer than handing it to the kernel
                 finished += 1
                 if finished % 64 == 0:
-                    file.flush()
                     work.progress("generate", finished, total)
         found = read_jsonl(growing)
     order = {row["id"]: i for i, row in enumerate(rows)}
     found.sort(key=lambda r: (order[r["prompt_id"]], r["repeat"]))
-    write_jsonl(work.path / "completions.jsonl", found)
+    write_jsonl(whole, found)
     growing.unlink()
     work.summary.update(
         completions=len(found),

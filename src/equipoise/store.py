@@ -75,11 +75,12 @@ class Store:
         wait: bool = False,
         on_event: Callable[[str, str, Artefact | None], None] = lambda kind, stage, artefact: None,
         on_progress: Callable[[str, float, float], None] = lambda what, done, total: None,
+        on_note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.root = Path(root)
         self._fresh, self._wait = set(fresh), wait
         self._made: set[str] = set()
-        self._on_event, self._on_progress = on_event, on_progress
+        self._on_event, self._on_progress, self._on_note = on_event, on_progress, on_note
 
     def path(self, stage: str, spec: Mapping[str, Any]) -> Path:
         """Directory of a spec."""
@@ -123,9 +124,8 @@ class Store:
         write_json(path / SPEC, spec)
         self._on_event("continuing" if resumed else "started", stage, None)
         started = time.monotonic()
-        work = Work(path, stage, resumed, progress=self._on_progress)
+        work = Work(path, stage, resumed, note=self._note, progress=self._on_progress)
         with _log_to(path / LOG):
-            work.note = logger.info
             try:
                 body(work)
             except OSError as error:
@@ -150,6 +150,10 @@ class Store:
             "files": files,
         }
         write_json(path / MANIFEST, manifest)
+
+    def _note(self, text: str) -> None:
+        logger.info("%s", text)
+        self._on_note(text)
 
 
 class DryStore(Store):

@@ -24,7 +24,9 @@ _NAMES: dict[Layout, tuple[str, ...]] = {
         "logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
         "displacement/chosen", "displacement/rejected",
     ),
-    "unpaired": ("rewards/desirable", "rewards/undesirable", "displacement/desirable", "displacement/undesirable", "kl"),
+    "unpaired": (
+        "rewards/desirable", "rewards/undesirable", "displacement/desirable", "displacement/undesirable", "kl",
+    ),
     "completion": ("logps/completion",),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -205,8 +206,23 @@ class OfflineTrainer(Trainer):
             logs = {**logs, **self._eq_measures.drain(self.accelerator)}
         super().log(logs, start_time)
 
+    def _eq_refuse_broken_weights(self) -> None:
+        """Refuse weights that are not finite: an update can break them although every loss so far was a number."""
+        flags = [
+            torch.isfinite(p.to_local() if isinstance(p, DTensor) else p).all()
+            for p in self.model.parameters()
+            if p.requires_grad
+        ]
+        broken = (~torch.stack(flags)).any().float().reshape(1)
+        if bool(self.accelerator.reduce(broken, reduction="sum")):  # on every rank alike, or the others would wait
+            raise DivergedError(
+                f"the weights are not finite after step {self.state.global_step}: training stopped; the last complete "
+                "checkpoint is kept. A lower learning_rate is the usual remedy"
+            )
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._refuse_non_finite()
+        self._eq_refuse_broken_weights()
         super()._save_checkpoint(model, trial)
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
@@ -257,13 +273,21 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            kept = [line for line in lines if _step_of(line) <= state.global_step]
             self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; a line that was cut off by a kill belongs to no step."""
+    try:
+        return float(json.loads(line)["step"])
+    except json.JSONDecodeError:
+        return float("inf")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

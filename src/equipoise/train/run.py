@@ -109,9 +109,11 @@ def run_training(
     work: Work, use: ObjectiveUse, config: TrainConfig, model_name: str, data: Path, reference: Path | None
 ) -> None:
     """Train, save `model/`, write `training.json`; continues from the newest complete checkpoint."""
-    if (work.path / "training.json").is_file():
-        return  # killed after the model was saved
     state = PartialState()
+    if (work.path / "training.json").is_file():  # killed after the model was saved
+        if state.is_main_process:
+            shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
+        return
     chosen = objective(use.objective)
     settings = bind(chosen, use.settings)
     table = TokenTable(data)
@@ -124,10 +126,10 @@ def run_training(
     check_vocabulary(model, tokenizer, model_name)
     shared, why = shares_prompts(model.to(state.device))
     if state.is_main_process:
-        logger.info("%s", report)
+        work.note(report) if config.trainable or config.use_peft else logger.info("%s", report)
         if not shared and table.n_branches > 1:
             cost = _plain_cost(table)
-            logger.warning("each prompt is computed once per answer (%.0f %% more tokens), because %s", 100 * cost, why)
+            work.note(f"each prompt is computed once per answer ({cost:.0%} more tokens), because {why}")
     lengths = table.lengths if shared else table.lengths + (table.n_branches - 1) * table.shared_lengths
     plan = Plan(
         lengths=lengths,
@@ -163,6 +165,7 @@ def run_training(
         logger.info("continuing from %s", checkpoint.name)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     wall = time.monotonic() - started
+    trainer._eq_refuse_broken_weights()
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(work.path / "model"))  # collective: sharded weights are gathered by all ranks
     if state.is_main_process:
@@ -185,6 +188,7 @@ def run_training(
             },
         )
         shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
+    state.wait_for_everyone()  # nobody leaves before the figures are written
 
 
 def _plain_cost(table: TokenTable) -> float:

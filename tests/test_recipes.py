@@ -1,0 +1,166 @@
+"""Every recipe is a valid config, the published ones hold the published settings, and the docs show what works.
+
+Nothing here reaches the network or a model: reading a config must not need either.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from equipoise.config import read_yaml
+from equipoise.errors import SettingError
+from equipoise.methods.run import Run
+from equipoise.objectives import OBJECTIVES
+from equipoise.runs import load_run
+from equipoise.store import DryStore, using_store
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+PAPERS = sorted((ROOT / "recipes" / "papers").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("reading a recipe must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def read(name: str, *assignments: str) -> Run:
+    return load_run(ROOT / "recipes" / name, list(assignments))
+
+
+def planned(run: Run, tmp_path: Path) -> list[tuple[str, str]]:
+    """(stage, address) of everything a run would make."""
+    store = DryStore(tmp_path)
+    with using_store(store):
+        run.execute()
+    return [(stage, name) for stage, name, _ in store.planned]
+
+
+def test_there_are_recipes_of_both_kinds():
+    assert len(PAPERS) >= 6 and len(RECIPES) > len(PAPERS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_recipes_are_read(path):
+    run = load_run(path, [])
+    assert run.steps
+    assert run.config.output_dir.parts[0] == "runs"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_a_misspelt_key_in_a_recipe_is_refused(path):
+    with pytest.raises(SettingError, match="did you mean 'learning_rate'"):
+        load_run(path, ["learning_rte=1.0"])
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.stem)
+def test_published_settings_that_all_runs_share(path):
+    run = load_run(path, [])
+    assert run.base_name == "PKU-Alignment/alpaca-7b-reproduced"
+    order = ("safer", "better") if path.stem == "sacpo-safe-first" else ("better", "safer")
+    for step, prefer in zip(run.steps, order, strict=True):
+        assert step.prefer == prefer
+        (entry,) = step.data.entries
+        assert (entry.path, entry.split, entry.axis) == ("PKU-Alignment/PKU-SafeRLHF-30K", "train", prefer)
+        train = step.train
+        assert (train.num_train_epochs, train.max_length, train.max_prompt_length) == (3, 512, 128)
+        assert (train.learning_rate, train.lr_scheduler_type, train.warmup_ratio) == (2e-5, "cosine", 0.03)
+        assert (train.truncation, train.seed, train.dtype) == ("keep_end", 0, "bfloat16")
+        assert (train.chat_template, train.gradient_checkpointing, train.use_peft) == ("beaver", True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "objectives", "betas", "batches", "mix"),
+    [
+        ("sacpo-dpo-dpo", ["dpo", "dpo"], [0.1, 0.025], [256, 64], ()),
+        ("sacpo-dpo-kto", ["dpo", "kto"], [0.1, 0.01], [256, 64], ()),
+        ("sacpo-kto-dpo", ["kto", "dpo"], [0.1, 0.025], [256, 64], ()),
+        ("sacpo-safe-first", ["dpo", "dpo"], [0.01, 0.025], [256, 64], ()),
+        ("p-sacpo", ["dpo", "dpo"], [0.1, 0.01], [256, 64], (0.25, 0.5, 0.75)),
+        ("naive-merge", ["dpo", "dpo"], [0.1, 0.01], [256, 256], (0.25, 0.5, 0.75)),
+    ],
+)
+def test_published_settings_of_each_run(name, objectives, betas, batches, mix):
+    run = read(f"papers/{name}.yaml")
+    assert [step.objective.objective for step in run.steps] == objectives
+    assert [step.objective.settings["beta"] for step in run.steps] == betas
+    assert [step.train.global_batch_size for step in run.steps] == batches
+    assert run.config.mix == mix
+    assert run.config.naive is (name == "naive-merge")
+
+
+def test_a_sweep_over_the_second_beta_computes_the_first_step_once(tmp_path):
+    plans = [planned(read("papers/sacpo-dpo-dpo.yaml", f"second.beta={b}"), tmp_path) for b in (0.01, 0.025, 0.05, 0.1)]
+    assert [[stage for stage, _ in plan] for plan in plans] == [["prepare", "reference", "train"] * 2] * 4
+    first = {name for plan in plans for stage, name in plan[:3]}
+    assert len(first) == 3
+    assert len({plan[4] for plan in plans}) == 1  # the reference of step 2 is step 1, whatever beta is
+    assert len({plan[5] for plan in plans}) == 4
+
+
+def test_published_runs_share_their_first_step_and_p_sacpo_merges_three_times(tmp_path):
+    direct = planned(read("papers/sacpo-dpo-dpo.yaml", "second.beta=0.01"), tmp_path)
+    merged = planned(read("papers/p-sacpo.yaml"), tmp_path)
+    assert merged[:6] == direct
+    assert [stage for stage, _ in merged[6:]] == ["merge"] * 3
+    assert planned(read("papers/sacpo-dpo-kto.yaml"), tmp_path)[:3] == direct[:3]
+
+
+def test_the_naive_baseline_trains_its_second_model_from_the_base(tmp_path):
+    stages = [stage for stage, _ in planned(read("papers/naive-merge.yaml"), tmp_path)]
+    assert stages.count("merge") == 6 and stages.count("train") == 3
+    assert stages.count("prepare") == 2  # rows and tokens are the same for both ways of using the safety data
+
+
+def test_a_run_may_differ_from_its_recipe_on_the_command_line():
+    run = read(
+        "papers/sacpo-dpo-kto.yaml", "second.undesirable_weight=0.8", "launch=accelerate launch --config_file a"
+    )
+    assert run.steps[1].objective.settings == {"beta": 0.01, "desirable_weight": 1.0, "undesirable_weight": 0.8}
+    assert run.steps[0].launch == "accelerate launch --config_file a"
+
+
+def test_constraints_may_be_three_and_each_step_may_have_its_own_settings():
+    steps = read("examples/three-constraints.yaml").steps
+    assert [step.data.name for step in steps] == ["helpful", "harmless", "private"]
+    assert [step.prefer for step in steps] == ["better", "safer", "safer"]
+    assert [step.objective.objective for step in steps] == ["dpo", "dpo", "ipo"]
+    assert [step.train.learning_rate for step in steps] == [1e-5, 1e-5, 5e-6]
+
+
+def test_a_role_may_have_several_entries():
+    helpful, safe = read("examples/two-datasets.yaml").steps
+    paths = [entry.path for entry in helpful.data.entries]
+    assert paths == ["data/support_pairs.csv", "HuggingFaceH4/ultrafeedback_binarized"]
+    assert safe.objective.settings["undesirable_weight"] == 3.0 and safe.prefer == "safer"
+
+
+def test_the_config_in_the_readme_is_the_lora_recipe():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    shown, recipe = yaml.safe_load(block), read_yaml(ROOT / "recipes" / "examples" / "lora-8b.yaml")
+    assert shown.items() <= recipe.items()
+    assert len(Run.read(shown, base_dir=ROOT).steps) == 2
+
+
+def test_every_objective_has_its_line_in_the_index_of_papers():
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    assert [name for name in OBJECTIVES if f"`objectives.{name}`" not in text] == []
+
+
+def test_links_between_documents_lead_somewhere():
+    broken = []
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+            image = target.endswith(".png")  # pictures are made by a run
+            if "://" not in target and not image and not (path.parent / target).exists():
+                broken.append(f"{path.name}: {target}")
+    assert not broken, broken
