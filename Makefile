@@ -16,7 +16,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
 real: $(READY)
-	$(BIN)/python benchmarks/real_small.py --out runs/real-small
+	$(BIN)/equipoise --store runs/store run recipes/examples/real-small.yaml
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/preference_training.py --json

@@ -110,7 +110,7 @@ def run(size: int, work: Path, threads: int) -> dict[str, float]:
     from equipoise.config import TrainConfig
     from equipoise.data.plan import Plan
     from equipoise.data.tokens import TokenTable
-    from equipoise.models.scored import give_entry
+    from equipoise.models.scored import choose_layout, give_entry
     from equipoise.objectives import OBJECTIVES, bind
     from equipoise.train.offline import OfflineTrainer, Rows, training_arguments
 
@@ -133,7 +133,7 @@ def run(size: int, work: Path, threads: int) -> dict[str, float]:
     arguments = training_arguments(work / "checkpoints", config, bf16=False, n_steps=STEPS)
     arguments.save_strategy = "no"
     OfflineTrainer(
-        model, args=arguments, plan=plan, rows=Rows(table, np.zeros((size, 2), np.float32), True),
+        model, args=arguments, plan=plan, rows=Rows(table, np.zeros((size, 2), np.float32), choose_layout(model)),
         chosen=OBJECTIVES["dpo"], settings=bind(OBJECTIVES["dpo"], {}), row_ids=[""] * size, callbacks=[Clock()],
     ).train()  # fmt: skip
     tokens = [int(table.lengths[plan.batch(step)].sum()) for step in range(STEPS)]

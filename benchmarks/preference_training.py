@@ -227,7 +227,7 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
     from equipoise.data.plan import Plan, group_by_tokens
     from equipoise.data.tokens import TokenTable, encode_rows, with_mismatched
     from equipoise.models.load import load_model, load_tokenizer
-    from equipoise.models.scored import shares_prompts
+    from equipoise.models.scored import choose_layout
     from equipoise.objectives import bind, objective
     from equipoise.train.offline import OfflineTrainer, Rows, training_arguments
     from equipoise.types import Dropped
@@ -246,14 +246,14 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
     TokenTable.write(folder, with_mismatched(encoded, args.seed) if args.objective == "kto" else encoded, columns)
     table = TokenTable(folder)
     model = load_model(str(args.work / "model"))
-    shared, reason = shares_prompts(model)
-    if not shared:
-        sys.exit(f"the prompt is not computed once: {reason}")
+    layout = choose_layout(model)
+    if not layout.shared:
+        sys.exit(f"the prompt is not computed once: {layout.why}")
     bf16 = args.dtype == "bf16"
 
     start = time.perf_counter()
     reference = np.zeros((len(table), table.n_branches), dtype=np.float32)
-    with_rows = Rows(table, None, shared)
+    with_rows = Rows(table, None, layout)
     budget = args.tokens_per_micro_batch
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         for micro in group_by_tokens(np.argsort(table.lengths).tolist(), table.lengths, budget):
@@ -275,7 +275,7 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
         model,
         args=training_arguments(folder, config, bf16=bf16, n_steps=plan.n_steps),
         plan=plan,
-        rows=Rows(table, reference, shared),
+        rows=Rows(table, reference, layout),
         chosen=chosen,
         settings=bind(chosen, {"beta": BETA}),
         row_ids=[row["id"] for row in rows],

@@ -121,9 +121,7 @@ def test_the_naive_baseline_trains_its_second_model_from_the_base(tmp_path):
 
 
 def test_a_run_may_differ_from_its_recipe_on_the_command_line():
-    run = read(
-        "papers/sacpo-dpo-kto.yaml", "second.undesirable_weight=0.8", "launch=accelerate launch --config_file a"
-    )
+    run = read("papers/sacpo-dpo-kto.yaml", "second.undesirable_weight=0.8", "launch=accelerate launch --config_file a")
     assert run.steps[1].objective.settings == {"beta": 0.01, "desirable_weight": 1.0, "undesirable_weight": 0.8}
     assert run.steps[0].launch == "accelerate launch --config_file a"
 
@@ -154,6 +152,22 @@ def test_the_config_in_the_readme_is_the_lora_recipe():
 def test_every_objective_has_its_line_in_the_index_of_papers():
     text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
     assert [name for name in OBJECTIVES if f"`objectives.{name}`" not in text] == []
+
+
+def test_every_module_has_its_line_in_the_tree_of_the_architecture():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = text[text.index("src/equipoise/\n") : text.index("benchmarks/")]
+    room, listed = "", set()
+    for line in tree.splitlines()[1:]:
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        if name.endswith("/"):
+            room = name
+        else:
+            listed.add(room + name if indent == 4 else name)
+    source = ROOT / "src" / "equipoise"
+    plain = {p.relative_to(source).as_posix() for p in source.rglob("*.py")}
+    listed -= {name for name in listed if name.endswith("__init__.py")}
+    assert listed == {name for name in plain if not name.endswith("__init__.py")}
 
 
 def test_links_between_documents_lead_somewhere():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -11,11 +12,12 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from equipoise import __version__
-from equipoise.errors import EquipoiseError, SettingError
+from equipoise.errors import EquipoiseError, SettingError, nearest
 from equipoise.progress import Display
-from equipoise.store import Store, using_store
+from equipoise.store import Store, full_disk, using_store
 
 app = typer.Typer(
     name="equipoise",
@@ -79,16 +81,22 @@ def run(
     fresh: Annotated[list[str], typer.Option(help="Compute this stage again although it is there.")] = [],  # noqa: B006
 ) -> None:
     """Run one method on your data: equipoise run CONFIG.yaml [--key value ...]."""
-    from equipoise.runs import execute, load_run, stage_plan
+    from equipoise.runs import execute, load_run, planned, stage_plan
 
     asked = load_run(config, [*set_, *_assignments(context.args)])
     if asked.config.store is not None and _state["store"] is None:
         _state["store"] = asked.config.store
     with Display(errors) as display, using_store(_store(display, tuple(fresh))):
+        asked.check_data(offline=dry_run)
+        plan = planned(asked)
+        for name in fresh:
+            if name not in (stages := {stage for stage, _, _ in plan}):
+                raise SettingError(f"--fresh {name}: the run has no such stage{nearest(name, stages)}")
+        if fresh or any(state != "there" for _, _, state in plan):
+            asked.check_model(offline=dry_run)
         if dry_run:
             console.print(stage_plan(asked))
             return
-        asked.check_data()
         execute(asked, say=display.say(console))
 
 
@@ -141,8 +149,16 @@ def merge(
         numbers = tuple(float(w) for w in weights.split(","))
     except ValueError as error:
         raise SettingError(f"--weights must be numbers separated by commas, got '{weights}'") from error
-    merge_models(models, numbers, to)
-    console.print(f"merged into {to}", soft_wrap=True)
+    if to.exists():
+        raise SettingError(f"--to {to} is there already: choose another directory")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(f".{to.name}.part{os.getpid()}")
+    try:
+        merge_models(models, numbers, partial)
+        partial.rename(to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    console.print(f"merged into {to}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -177,7 +193,8 @@ def version() -> None:
 def main() -> None:
     """Entry point: user errors become one sentence and exit code 2."""
     try:
-        app()
+        with full_disk("writing results"):
+            app()
     except EquipoiseError as error:
         _fail(error)
 
@@ -185,5 +202,5 @@ def main() -> None:
 def _fail(error: EquipoiseError) -> None:
     if _state["debug"]:
         raise error
-    errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+    errors.print(Text.assemble(("error:", "bold red"), f" {error}"), highlight=False, soft_wrap=True)
     sys.exit(error.exit_code)

@@ -6,7 +6,8 @@ A field marked `Execution(...)` changes how long something takes, never what com
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,13 +19,25 @@ from equipoise.errors import SettingError, nearest
 _EXECUTION = {"execution": True}
 
 # Keys that people bring from other trainers, answered with what to write instead.
+_PER_DEVICE, _ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 FOREIGN_KEYS = {
-    "per_device_train_batch_size": "set global_batch_size (devices x per-device batch x accumulation) instead",
-    "gradient_accumulation_steps": "set global_batch_size (devices x per-device batch x accumulation) instead",
+    _PER_DEVICE: "set global_batch_size (devices x per-device batch x accumulation) instead",
+    _ACCUMULATION: "set global_batch_size (devices x per-device batch x accumulation) instead",
     "batch_size": "set global_batch_size instead",
     "loss_type": "set objective instead",
     "warmup_steps": "set warmup_ratio instead",
 }
+
+
+def unknown_key(key: str, known: Iterable[str], given: Mapping[str, Any]) -> str:
+    """What to say about a key that is not known: the nearest one, or what other trainers' keys are called here."""
+    if key not in FOREIGN_KEYS:
+        return f"unknown key '{key}'{nearest(key, known)}"
+    per_device, accumulation = given.get(_PER_DEVICE), given.get(_ACCUMULATION, 1)
+    if key in (_PER_DEVICE, _ACCUMULATION) and isinstance(per_device, int) and isinstance(accumulation, int):
+        product = f"{per_device} x {accumulation}, times the number of devices"
+        return f"'{key}' is not a setting here: set global_batch_size: {per_device * accumulation} ({product}) instead"
+    return f"'{key}' is not a setting here: {FOREIGN_KEYS[key]}"
 
 
 def Execution(default: Any, **kwargs: Any) -> Any:
@@ -35,18 +48,16 @@ def Execution(default: Any, **kwargs: Any) -> Any:
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused with the nearest name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Defaults are validated too: a default 3 of a float must give the same address as a written 3.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
             for key in data:
-                if key in cls.model_fields:
-                    continue
-                if key in FOREIGN_KEYS:
-                    raise ValueError(f"'{key}' is not a setting here: {FOREIGN_KEYS[key]}")
-                raise ValueError(f"unknown key '{key}'{nearest(str(key), cls.model_fields)}")
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_key(str(key), cls.model_fields, data))
         return data
 
     @classmethod
@@ -102,14 +113,38 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as the number it is (YAML 1.1 takes it for text) and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.YAMLError(f"'{key.value}' is given twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value if isinstance(key.value, str) else id(key))
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+\Z"), list("-+.0123456789")
+)
+
+
+def _from_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise SettingError(f"{where} is not YAML: {str(error).splitlines()[0]}") from error
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that must hold a mapping."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _from_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise SettingError(f"no config at {path}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} is not a YAML file: {str(error).splitlines()[0]}") from error
     if not isinstance(data, dict):
         raise SettingError(f"{path} must hold 'key: value' lines, got {type(data).__name__}")
     return data
@@ -129,7 +164,7 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
             if not isinstance(nested, dict):
                 raise SettingError(f"'{key}': {parent} holds {nested!r}, not further keys")
             here = nested
-        here[last] = yaml.safe_load(value)
+        here[last] = _from_yaml(value, f"the value of '{key.strip()}'")
     return out
 
 

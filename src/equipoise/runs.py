@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from equipoise.methods.align import Step, logps, prepared
 from equipoise.methods.run import Made, Run, read_config_text
 from equipoise.objectives import objective
 from equipoise.scoring import read_jsonl
-from equipoise.store import manifest, versions, write_text
+from equipoise.store import DryStore, current_store, manifest, using_store, versions, write_text
 from equipoise.types import Artefact
 
 
 def load_run(path: Path, assignments: list[str]) -> Run:
-    """Read a config with overrides; its relative paths are relative to its own folder, then to the working directory."""
+    """Read a config with overrides; relative paths in it are relative to the working directory."""
     settings = override(read_yaml(path), assignments)
     return Run.read(settings, base_dir=Path.cwd())
 
@@ -50,7 +51,7 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
     """Implicit-reward accuracy of every model on the held-out part of every data entry."""
     if not run.config.holdout:
         return []
-    by_role = {step.data.name: step for step in run.steps if _is_pairs(step)}
+    by_role = _evaluated(run.steps)
     metrics: dict[str, dict[str, Any]] = {one.label: {} for one in (Made("base", None, {}), *made)}  # type: ignore[arg-type]
     for role, step in by_role.items():
         heldout = prepared(run.base, step, part="heldout")
@@ -68,8 +69,11 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
     ]
 
 
-def _is_pairs(step: Step) -> bool:
-    return objective(step.objective.objective).layout == "pair"
+def _evaluated(steps: Sequence[Step]) -> dict[str, Step]:
+    """Steps on pairs by the name of their data; where one set is ordered in two ways, the order is part of the name."""
+    on_pairs = [step for step in steps if objective(step.objective.objective).layout == "pair"]
+    orders = {step.data.name: {s.prefer for s in on_pairs if s.data.name == step.data.name} for step in on_pairs}
+    return {s.data.name if len(orders[s.data.name]) == 1 else f"{s.data.name} by {s.prefer}": s for s in on_pairs}
 
 
 def _logps(model: Any, data: Artefact, step: Step) -> Any:
@@ -124,17 +128,20 @@ def _file_name(label: str) -> str:
     return "".join(c if c.isalnum() or c in ".-" else "-" for c in label).strip("-").lower()
 
 
-def stage_plan(run: Run) -> Table:
-    """What a run would do: stages, which are there already, and what they depend on."""
-    from equipoise.store import DryStore, current_store, using_store
-
+def planned(run: Run) -> list[tuple[str, str, str]]:
+    """(stage, address, state) of everything a run would make; `run` itself is left as it is."""
     dry = DryStore(current_store().root)
     with using_store(dry):
-        run.execute()
+        replace(run).execute()
+    return dry.planned
+
+
+def stage_plan(run: Run) -> Table:
+    """What a run would do: stages, which are there already, and what they depend on."""
     table = Table(title=f"{run.config.method}: stages", title_justify="left")
     for column in ("stage", "address", "state"):
         table.add_column(column)
-    for stage, name, state in dry.planned:
+    for stage, name, state in planned(run):
         table.add_row(stage, name, state)
     return table
 

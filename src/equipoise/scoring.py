@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from equipoise.data.collate import Layout
     from equipoise.generate import Sampling
 
 logger = logging.getLogger(__name__)
@@ -69,30 +70,26 @@ def read_records(folder: Path, width: int) -> Any:
 
 
 def logps_of(
-    model: nn.Module, table: Any, rows: Sequence[int], *, budget: int, shared: bool, bf16: bool, device: torch.device
+    model: nn.Module, table: Any, rows: Sequence[int], *, budget: int, layout: Layout, bf16: bool, device: torch.device
 ) -> Iterator[tuple[tuple[int, ...], Any]]:
     """Log-probabilities (B, K) of table rows, longest micro-batches last, as they are computed."""
     import torch
 
-    from equipoise.data.collate import collate
-
     lengths = table.lengths
     ordered = sorted(rows, key=lambda r: (int(lengths[r]), r))
     for micro in group_by_tokens(ordered, lengths, budget):
-        batch = collate([table[r] for r in micro.rows], shared=shared).to(device)
+        batch = layout.pack([table[r] for r in micro.rows]).to(device)
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             yield micro.rows, model(packed=batch).double().cpu().numpy()
 
 
 def reference_logps(work: Work, config: Any, model_name: str, data: Path) -> None:
     """Fill this rank's part file with the log-probabilities of its rows."""
-    from accelerate import PartialState
-
     from equipoise.data.tokens import TokenTable
-    from equipoise.models.load import load_for_scoring, use_bf16
-    from equipoise.models.scored import shares_prompts
+    from equipoise.models.load import load_for_scoring, this_process, use_bf16
+    from equipoise.models.scored import choose_layout
 
-    state = PartialState()
+    state = this_process()
     device = state.device
     table = TokenTable(data)
     done = set(read_records(work.path, table.n_branches)["row"].tolist())
@@ -103,14 +100,14 @@ def reference_logps(work: Work, config: Any, model_name: str, data: Path) -> Non
         logger.info("reference: %d of %d rows were already there", len(done), len(table))
     if todo:
         model = load_for_scoring(model_name, config.dtype, config.attn_implementation, device)
-        shared, why = shares_prompts(model)
-        if not shared:
-            logger.warning("prompts are computed once per answer, because %s", why)
+        layout = choose_layout(model)
+        if not layout.shared:
+            logger.warning("prompts are computed once per answer, because %s", layout.why)
         bf16 = use_bf16(config.dtype, device)
         finished = 0
         with Append(work.path / f"part-{state.process_index}.bin", table.n_branches) as part:
             for rows, values in logps_of(
-                model, table, todo, budget=config.tokens_per_micro_batch, shared=shared, bf16=bf16, device=device
+                model, table, todo, budget=config.tokens_per_micro_batch, layout=layout, bf16=bf16, device=device
             ):
                 part.add(rows, values)
                 finished += len(rows)
@@ -144,10 +141,8 @@ def gather_parts(work: Work, data: Path) -> None:
 
 def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path | None, config: Any) -> None:
     """Sample answers to `prompts.jsonl`, appending to a growing file, then sort them into prompt order."""
-    from accelerate import PartialState
-
     from equipoise.generate import generate
-    from equipoise.models.load import load_for_scoring, load_tokenizer
+    from equipoise.models.load import load_for_scoring, load_tokenizer, this_process
 
     assert prompts is not None
     rows = read_jsonl(prompts / "prompts.jsonl" if prompts.is_dir() else prompts)
@@ -157,7 +152,7 @@ def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path
     done = {(r["prompt_id"], r["repeat"]) for r in found}
     total = len(rows) * sampling.repeats
     if len(done) < total:
-        device = PartialState().device
+        device = this_process().device
         tokenizer = load_tokenizer(model_name, config.chat_template)
         model = load_for_scoring(model_name, config.dtype, "sdpa", device)
         finished = len(done)
@@ -182,13 +177,12 @@ def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path
 
 def score_completions(work: Work, config: Any, model_name: str, completions: Path) -> None:
     """Log-probability of the sampled tokens of each stored answer, its end token included when it stopped by itself."""
-    from accelerate import PartialState
-
     from equipoise.data.tokens import Branch, Encoded, TokenTable
     from equipoise.generate import prompt_ids
-    from equipoise.models.load import load_for_scoring, load_tokenizer, use_bf16
+    from equipoise.models.load import load_for_scoring, load_tokenizer, this_process, use_bf16
+    from equipoise.models.scored import choose_layout
 
-    device = PartialState().device
+    device = this_process().device
     tokenizer = load_tokenizer(model_name, config.chat_template)
     rows = read_jsonl(completions)
     encoded = [Encoded(list(prompt_ids(tokenizer, r["prompt"])), (Branch(r["token_ids"], 0),)) for r in rows]
@@ -198,7 +192,7 @@ def score_completions(work: Work, config: Any, model_name: str, completions: Pat
     out = np.full(len(rows), np.nan)
     finished = 0
     for micro, values in logps_of(
-        model, table, range(len(table)), budget=config.tokens_per_micro_batch, shared=False,
+        model, table, range(len(table)), budget=config.tokens_per_micro_batch, layout=choose_layout(model),
         bf16=use_bf16(config.dtype, device), device=device,
     ):  # fmt: skip
         out[list(micro)] = values[:, 0]

@@ -7,8 +7,10 @@ executes the task that the store wrote there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,14 +24,14 @@ from typing import Any, Literal
 import numpy as np
 
 from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig
-from equipoise.errors import DataError, SettingError
+from equipoise.errors import DataError, DivergedError, SettingError
 from equipoise.generate import Sampling
-from equipoise.store import FileInput, Input, Stage, Work, stage, write_json
+from equipoise.store import FileInput, Input, Stage, Work, locked, stage, write_json
 from equipoise.types import Artefact, Dropped, SourceRow
 
 logger = logging.getLogger(__name__)
 
-TASK = "task.json"
+TASK, REFUSED, LAUNCHED = "task.json", "refused.json", "launched.lock"
 
 
 class PrepareConfig(Config):
@@ -195,7 +197,7 @@ class ReferenceConfig(Config):
 
 @stage(version=1)
 def reference(work: Work, config: ReferenceConfig, *, model: Input, data: Input) -> None:
-    """Log-probabilities of every answer under a model, (N, K): appended as they come, so a kill loses one micro-batch."""
+    """Log-probabilities of every answer under a model, (N, K), appended as they come: a kill loses one micro-batch."""
     from equipoise.scoring import gather_parts, n_records, reference_logps
 
     rows = artefact(data).path
@@ -253,7 +255,7 @@ def merge_models(names: Sequence[str], weights: Sequence[float], out: Path) -> N
     if all(adapters):
         merge_adapters(paths, weights, out)
     elif any(adapters):
-        raise SettingError("some of the models to merge are adapters and some are full models: merge the adapters first")
+        raise SettingError("some of the models to merge are adapters, some are full models: merge the adapters first")
     else:
         merge_linear(paths, weights, out)
 
@@ -331,8 +333,6 @@ def _elsewhere(work: Work, what: Stage, config: Any, inputs: dict[str, Input]) -
     """Run the stage through its `launch` command if it has one; False means: do it here."""
     if not config.launch:
         return False
-    import os
-
     if os.environ.get("EQUIPOISE_STAGE") == work.path.name:
         return False  # we are that process
     task = {
@@ -342,17 +342,31 @@ def _elsewhere(work: Work, what: Stage, config: Any, inputs: dict[str, Input]) -
         "resumed": work.resumed,
     }
     write_json(work.path / TASK, task)
+    refused = work.path / REFUSED
+    refused.unlink(missing_ok=True)
+    with locked(work.path / LAUNCHED, wait=False):
+        pass  # what a killed command had launched may still be running; it holds this lock
     command = [*shlex.split(config.launch), "-m", "equipoise.stages", str(work.path)]
     environment = {**os.environ, "EQUIPOISE_STAGE": work.path.name}
-    finished = subprocess.run(command, env=environment, check=False)
-    if finished.returncode == 2:
-        raise SettingError(f"{what.name} was refused by the launched process; its sentence stands above")
+    try:
+        finished = subprocess.run(command, env=environment, check=False)
+    except OSError as error:
+        raise SettingError(f"launch: '{config.launch}' cannot be started: {error}") from error
+    if refused.is_file():  # launchers do not hand on the exit code of what they launched
+        said = json.loads(refused.read_text(encoding="utf-8"))
+        refused.unlink()
+        raise next((e for e in _REFUSALS if e.__name__ == said["kind"]), DataError)(said["sentence"])
     if finished.returncode:
         raise DataError(
-            f"{what.name} ended with exit code {finished.returncode} under '{config.launch}'; "
-            f"see {work.path / 'log.txt'} and run the same command again to continue"
+            f"{what.name} ended with exit code {finished.returncode} under '{config.launch}': what went wrong stands "
+            "above, run the same command again to continue"
         )
+    for name in (TASK, LAUNCHED):
+        (work.path / name).unlink(missing_ok=True)
     return True
+
+
+_REFUSALS = (SettingError, DataError, DivergedError)
 
 
 def _encode(value: Input) -> Any:
@@ -389,16 +403,18 @@ def main(folder: str) -> int:
     work = Work(path, what.name, task["resumed"])
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     config = make(task["config"])
+    first = os.environ.get("RANK", "0") == "0"
     try:
-        if what is reference:
-            from equipoise.scoring import reference_logps
+        with locked(path / LAUNCHED, wait=False) if first else contextlib.nullcontext():
+            if what is reference:
+                from equipoise.scoring import reference_logps
 
-            assert isinstance(config, ReferenceConfig)
-            reference_logps(work, config, model_path(inputs["model"]), artefact(inputs["data"]).path)
-        else:
-            what.body(work, config, **inputs)
+                assert isinstance(config, ReferenceConfig)
+                reference_logps(work, config, model_path(inputs["model"]), artefact(inputs["data"]).path)
+            else:
+                what.body(work, config, **inputs)
     except EquipoiseError as error:
-        logger.error("%s", error)
+        write_json(path / REFUSED, {"kind": type(error).__name__, "sentence": str(error)})
         return error.exit_code
     return 0
 

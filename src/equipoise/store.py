@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -100,14 +101,15 @@ class Store:
         if self.has(stage, spec) and not again:
             self._on_event("reused", stage, artefact)
             return artefact
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(path / LOCK, wait=self._wait):
-            if self.has(stage, spec) and not again:  # somebody finished it while we waited
-                self._on_event("reused", stage, artefact)
-                return artefact
-            if again:
-                _clear(path)
-            self._compute(path, stage, spec, body, execution)
+        with full_disk(f"writing {stage} at {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            with locked(path / LOCK, wait=self._wait):
+                if self.has(stage, spec) and not again:  # somebody finished it while we waited
+                    self._on_event("reused", stage, artefact)
+                    return artefact
+                if again:
+                    _clear(path)
+                self._compute(path, stage, spec, body, execution)
         self._made.add(path.name)
         self._on_event("finished", stage, artefact)
         return artefact
@@ -126,15 +128,7 @@ class Store:
         started = time.monotonic()
         work = Work(path, stage, resumed, note=self._note, progress=self._on_progress)
         with _log_to(path / LOG):
-            try:
-                body(work)
-            except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise DataError(
-                        f"the disk is full while writing {stage} at {path}: nothing half-written counts as finished, "
-                        "free some space and run the same command again"
-                    ) from error
-                raise
+            body(work)
         files = {str(p.relative_to(path)): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()}
         for name in (LOCK, LOG, SPEC):
             files.pop(name, None)
@@ -289,6 +283,33 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def full_disk(doing: str) -> Iterator[None]:
+    """Say in one sentence that the disk is full; what libraries raise then has no common type."""
+    try:
+        yield
+    except EquipoiseError:
+        raise
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        raise DataError(
+            f"the disk is full while {doing}: nothing half-written counts as finished, free some space and run the "
+            "same command again"
+        ) from error
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an exception, or one it came from, says so: some in words, torch and numpy by how much they wrote."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if re.search(r"No space left on device|unexpected pos \d+ vs|\d+ requested and \d+ written", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextlib.contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock file of a stage; the kernel lets go of it when the process dies, so it is never stale."""
     with path.open("a+", encoding="utf-8") as handle:
@@ -316,10 +337,21 @@ def _clear(path: Path) -> None:
             child.unlink()
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written must not end the run, nor be complained about once a line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Copy the package's log records to a file of the stage."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("equipoise")
     level = package.level

@@ -1,6 +1,6 @@
-import pico
 import pytest
 
+import pico
 from equipoise.data.tokens import (
     NO_TRAINED_TOKEN,
     TOO_LONG,

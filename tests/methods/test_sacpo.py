@@ -4,14 +4,14 @@ import json
 import math
 
 import numpy as np
-import pico
 import pytest
-import small
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import pico
+import small
 from equipoise.data.collate import collate
 from equipoise.data.tokens import TokenTable
 from equipoise.errors import SettingError
@@ -127,7 +127,9 @@ def test_the_order_can_be_reversed(world, base):
     forward, backward = sacpo(base, [helpful, safe]).steps, sacpo(base, [safe, helpful]).steps
     assert trained_on(backward[0])["model"] == base.id and trained_on(backward[1])["model"] == backward[0].id
     assert [first_loss(model) for model in backward] == [pytest.approx(LN2, abs=1e-3)] * 2
-    assert any(not torch.equal(a, b) for a, b in zip(*(weights(m[-1]).values() for m in (forward, backward)), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(*(weights(m[-1]).values() for m in (forward, backward)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("position", [0, 1])

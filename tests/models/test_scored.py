@@ -1,11 +1,12 @@
-import pico
 import pytest
 import torch
 
+import pico
 from equipoise.data.collate import attention_mask, collate
 from equipoise.data.tokens import Branch, Encoded
 from equipoise.models import scored
-from equipoise.models.scored import check_head, give_entry, shares_prompts
+from equipoise.models.scored import check_head, choose_layout, give_entry
+from equipoise.models.tree import TREE
 
 ROWS = pico.pair_rows(9)
 
@@ -21,23 +22,32 @@ def by_hand(model, row):
     return out
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_entry_equals_the_models_own_logits(shared):
-    model = give_entry(pico.llama(dtype=torch.float64))
+LAYOUTS = {"plain": {"shared": False}, "padded": {"shared": True}, "line": {"shared": True, "line": True}}
+
+
+def in_line(model):
+    model.set_attn_implementation(TREE)
+    return model
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_entry_equals_the_models_own_logits(layout):
+    model = in_line(give_entry(pico.llama(dtype=torch.float64)))
     with torch.no_grad():
-        got = model(packed=collate(ROWS, shared=shared))
+        got = model(packed=collate(ROWS, **LAYOUTS[layout]))
         want = torch.tensor([by_hand(model, row) for row in ROWS])
     assert torch.allclose(got, want, atol=1e-9)
 
 
-def test_shared_and_plain_layout_agree_in_values_and_gradients():
+def test_layouts_agree_in_values_and_gradients():
     grads = {}
     weights = torch.linspace(-1, 1, 2 * len(ROWS), dtype=torch.float64).view(-1, 2)
-    for shared in (True, False):
-        model = give_entry(pico.llama(dtype=torch.float64)).train()
-        (model(packed=collate(ROWS, shared=shared)) * weights).sum().backward()
-        grads[shared] = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert torch.allclose(grads[True], grads[False], atol=1e-9, rtol=1e-9)
+    for name, how in LAYOUTS.items():
+        model = in_line(give_entry(pico.llama(dtype=torch.float64))).train()
+        (model(packed=collate(ROWS, **how)) * weights).sum().backward()
+        grads[name] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert torch.allclose(grads["padded"], grads["plain"], atol=1e-9, rtol=1e-9)
+    assert torch.allclose(grads["line"], grads["plain"], atol=1e-9, rtol=1e-9)
 
 
 def test_micro_batches_of_one_equal_one_of_all():
@@ -100,9 +110,9 @@ def test_entry_keeps_class_saving_and_plain_calls(tmp_path):
 def test_models_say_whether_they_can_share_prompts():
     model = give_entry(pico.llama())
     check_head(model)
-    assert shares_prompts(model) == (True, "")
+    assert choose_layout(model) == (True, True, "")
     model.config._attn_implementation = "flash_attention_2"
-    assert shares_prompts(model)[0] is False
+    assert choose_layout(model).shared is False
 
 
 def test_sliding_windows_run_the_plain_path():
@@ -112,8 +122,8 @@ def test_sliding_windows_run_the_plain_path():
         vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2, sliding_window=8,
     )  # fmt: skip
-    can, why = shares_prompts(give_entry(MistralForCausalLM(config).eval()))
-    assert not can and "sliding" in why
+    layout = choose_layout(give_entry(MistralForCausalLM(config).eval()))
+    assert not layout.shared and "sliding" in layout.why
 
 
 def test_an_unknown_head_is_refused():

@@ -10,11 +10,11 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
-import small  # noqa: E402
 import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 import equipoise.generate  # noqa: E402
+import small  # noqa: E402
 from equipoise import scoring  # noqa: E402
 from equipoise.generate import Sampling  # noqa: E402
 from equipoise.methods.sacpo import sacpo  # noqa: E402

@@ -1,6 +1,6 @@
 """One process of a small training run, alone or under torchrun; writes gradients and weights for comparison.
 
-    python run_worker.py DIR OBJECTIVE BUDGET [--world-of-one] [--rows short|long|few] [--shard]
+python run_worker.py DIR OBJECTIVE BUDGET [--world-of-one] [--rows short|long|few] [--shard]
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ warnings.filterwarnings("ignore")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np  # noqa: E402
-import pico  # noqa: E402
 import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
+import pico  # noqa: E402
 from equipoise.config import TrainConfig  # noqa: E402
 from equipoise.data.plan import Plan  # noqa: E402
 from equipoise.data.tokens import Encoded, with_mismatched  # noqa: E402
-from equipoise.models.scored import give_entry  # noqa: E402
+from equipoise.models.scored import choose_layout, give_entry  # noqa: E402
 from equipoise.objectives import OBJECTIVES, bind  # noqa: E402
 from equipoise.train.offline import OfflineTrainer, Rows, training_arguments  # noqa: E402
 
@@ -73,7 +73,7 @@ def run(folder: Path, name: str, budget: int, *, batch: int = 8, steps: int = 3,
     plan = kind(table.lengths, 0, batch, 1, budget, world_size=arguments.world_size, max_steps=steps)
     keep = Keep()
     trainer = OfflineTrainer(
-        model, args=arguments, plan=plan, rows=Rows(table, reference, True), chosen=OBJECTIVES[name],
+        model, args=arguments, plan=plan, rows=Rows(table, reference, choose_layout(model)), chosen=OBJECTIVES[name],
         settings=bind(OBJECTIVES[name], {}), row_ids=[str(i) for i in range(len(rows))], callbacks=[keep],
     )  # fmt: skip
     trainer.train()

@@ -10,13 +10,13 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
-import pico  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
 from torch.distributed.fsdp import fully_shard  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
 
+import pico  # noqa: E402
 from equipoise.data.collate import collate  # noqa: E402
 from equipoise.models.scored import give_entry  # noqa: E402
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from equipoise.data.tokens import Encoded
 
 PAD, SHARED = -1, 0
+LINE_FROM = 96  # mean tokens per row from which rows lie in a line (measured on two cores)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Packed:
     n_rows: int
     n_branches: int
     shared: bool
+    tree: tuple[tuple[int, ...], ...] | None = None  # segment lengths per row, when all rows lie in one line (R = 1)
 
     def to(self, device: torch.device) -> Packed:
         """The same batch on another device."""
@@ -44,39 +47,73 @@ class Packed:
         return self.input_ids.numel()
 
 
-def collate(rows: Sequence[Encoded], *, shared: bool = True, branches: Sequence[int] | None = None) -> Packed:
-    """Pack `rows` into one micro-batch; `branches` picks some of the answers (default all)."""
+def collate(
+    rows: Sequence[Encoded], *, shared: bool = True, branches: Sequence[int] | None = None, line: bool = False
+) -> Packed:
+    """Pack `rows` into one micro-batch; `branches` picks some of the answers (default all).
+
+    `line` lays the rows of the shared layout end to end instead of padding them.
+    """
     picked = [Encoded(r.shared, tuple(r.branches[k] for k in branches)) if branches is not None else r for r in rows]
     n_branches = len(picked[0].branches)
-    lines = picked if shared else [Encoded(r.shared, (b,)) for r in picked for b in r.branches]
-    width = max(line.length for line in lines)
-    ids = torch.zeros(len(lines), width, dtype=torch.long)
-    positions = torch.zeros(len(lines), width, dtype=torch.long)
-    segments = torch.full((len(lines), width), PAD, dtype=torch.int8)
+    pieces = picked if shared else [Encoded(r.shared, (b,)) for r in picked for b in r.branches]
+    line = line and shared
+    width = sum(piece.length for piece in pieces) if line else max(piece.length for piece in pieces)
+    height = 1 if line else len(pieces)
+    ids = torch.zeros(height * width, dtype=torch.long)
+    positions = torch.zeros(height * width, dtype=torch.long)
+    segments = torch.full((height * width,), PAD, dtype=torch.int8)
     predictors, targets, owners = [], [], []
-    for i, line in enumerate(lines):
-        start = len(line.shared)
-        ids[i, :start] = torch.tensor(line.shared, dtype=torch.long)
-        positions[i, :start] = torch.arange(start)
-        segments[i, :start] = SHARED
-        at = start
-        for k, (branch, lead) in enumerate(line.branches):
+    origin = 0
+    for i, piece in enumerate(pieces):
+        start = len(piece.shared)
+        ids[origin : origin + piece.length] = torch.tensor(
+            [*piece.shared, *(token for branch in piece.branches for token in branch.ids)], dtype=torch.long
+        )
+        positions[origin : origin + start] = torch.arange(start)
+        segments[origin : origin + start] = SHARED
+        at = origin + start
+        for k, (branch, lead) in enumerate(piece.branches):
             end = at + len(branch)
-            ids[i, at:end] = torch.tensor(branch, dtype=torch.long)
-            positions[i, at:end] = torch.arange(start, start + len(branch))
-            segments[i, at:end] = k + 1 if shared else SHARED
+            positions[at:end] = torch.arange(start, start + len(branch))
+            segments[at:end] = k + 1 if shared else SHARED
             before = torch.arange(at + lead - 1, end - 1)
             if lead == 0:
-                before[0] = start - 1  # the end of the shared part predicts the first token of every branch
-            predictors.append(before + i * width)
-            targets.append(ids[i, at + lead : end])
+                before[0] = origin + start - 1  # the end of the shared part predicts the first token of every branch
+            predictors.append(before)
+            targets.append(ids[at + lead : end])
             owner = i * n_branches + k if shared else i
             owners.append(torch.full((len(branch) - lead,), owner))
             at = end
+        origin += piece.length if line else width
     return Packed(
-        ids, positions, segments, torch.cat(predictors), torch.cat(targets), torch.cat(owners),
-        len(picked), n_branches, shared,
-    )  # fmt: skip
+        input_ids=ids.view(height, width),
+        position_ids=positions.view(height, width),
+        segments=segments.view(height, width),
+        predictors=torch.cat(predictors),
+        targets=torch.cat(targets),
+        owners=torch.cat(owners),
+        n_rows=len(picked),
+        n_branches=n_branches,
+        shared=shared,
+        tree=tuple((len(p.shared), *(len(b.ids) for b in p.branches)) for p in pieces) if line else None,
+    )
+
+
+class Layout(NamedTuple):
+    """How rows are laid out for a model: prompts `shared` by their answers, in a `line` where that pays.
+
+    `why` says what stands in the way of sharing.
+    """
+
+    shared: bool
+    line: bool = False
+    why: str = ""
+
+    def pack(self, rows: Sequence[Encoded], branches: Sequence[int] | None = None) -> Packed:
+        """One micro-batch; short rows are padded, because a kernel call per segment would cost more than padding."""
+        long = sum(row.length for row in rows) >= LINE_FROM * len(rows)
+        return collate(rows, shared=self.shared, branches=branches, line=self.line and long)
 
 
 def attention_mask(segments: Tensor) -> Tensor:

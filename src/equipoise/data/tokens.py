@@ -258,7 +258,7 @@ class TokenTable:
     def write(path: Path, rows: Sequence[Encoded], columns: dict[str, NDArray[Any]]) -> None:
         """Write `rows` (all with equally many branches) and `columns` (N, ...) to the directory `path`."""
         total = sum(row.length for row in rows)
-        tokens = np.lib.format.open_memmap(path / "tokens.npy", mode="w+", dtype=np.int32, shape=(max(total, 1),))
+        tokens = np.zeros(max(total, 1), dtype=np.int32)  # not a memory map: on a full disk that ends the process
         layout = np.empty((len(rows), 2 + 2 * len(rows[0].branches)), dtype=np.int64)
         at = 0
         for index, row in enumerate(rows):
@@ -266,7 +266,7 @@ class TokenTable:
             tokens[at : at + len(flat)] = flat
             layout[index] = [at, len(row.shared), *(v for b in row.branches for v in (len(b.ids), b.lead))]
             at += len(flat)
-        tokens.flush()
+        np.save(path / "tokens.npy", tokens)
         np.save(path / "layout.npy", layout)
         np.savez(path / "columns.npz", **columns)
 

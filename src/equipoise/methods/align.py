@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.config import ObjectiveUse, TrainConfig
+from equipoise.config import ObjectiveUse, TrainConfig, unknown_key
 from equipoise.data.sources import DataEntry
-from equipoise.errors import SettingError, nearest
+from equipoise.errors import SettingError
 from equipoise.objectives import bind, objective
 from equipoise.stages import (
     PrepareConfig,
@@ -88,7 +88,7 @@ def step_settings(given: Mapping[str, Any], train_config: TrainConfig, where: st
             training[key] = value
         else:
             known = [*chosen.hyperparameters, *TrainConfig.model_fields, "objective"]
-            raise SettingError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+            raise SettingError(f"{where}: {unknown_key(key, known, given)}")
     return use(chosen.name, **hyper), TrainConfig.make({**train_config.__dict__, **training}, where=where)
 
 

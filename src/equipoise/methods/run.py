@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from equipoise.config import Config, Execution, TrainConfig
+from equipoise.data.files import kind_of
 from equipoise.data.sources import DataEntry, open_entry
 from equipoise.errors import SettingError, nearest
 from equipoise.methods.align import DataUse, Prefer, Step, align, step_settings
@@ -115,15 +117,33 @@ class Run:
         """The model that the first step starts from; a base from scratch is trained when it is first asked for."""
         if self.config.scratch is not None:
             return scratch_base(self.config.scratch, self.config.train_config, self.base_dir)
-        name = str(self.config.model_name_or_path)
-        local = self.base_dir / name
-        return model_input(str(local) if local.is_dir() else name)
+        return model_input(str(self._base_location))
 
-    def check_data(self) -> None:
-        """Open every data entry and see that its labels can feed the step that uses it."""
+    def check_data(self, *, offline: bool = False) -> None:
+        """Open every data entry and see that its labels can feed the step that uses it (`offline`: not the hub's)."""
         for step in self.steps:
             for entry in step.data.entries:
-                _check_entry(step, entry)
+                if not (offline and not Path(entry.path).exists() and kind_of(Path(entry.path)) is None):
+                    _check_entry(step, entry)
+
+    def check_model(self, *, offline: bool = False) -> None:
+        """Refuse a base that these settings cannot train, before any weights load (`offline`: not the hub's)."""
+        from equipoise.models.load import check_setup
+
+        name = self._base_location
+        if name is None or (offline and not Path(name).is_dir()):
+            return
+        for train in dict.fromkeys(step.train for step in self.steps):
+            check_setup(name, train)
+
+    @property
+    def _base_location(self) -> str | None:
+        """Directory or hub id of the base; None for one that is still to be trained."""
+        if self.config.scratch is not None:
+            return None
+        name = str(self.config.model_name_or_path)
+        local = self.base_dir / name
+        return str(local) if local.is_dir() else name
 
     def execute(self) -> list[Made]:
         """Run every stage; the base comes first."""
@@ -164,7 +184,22 @@ def _sacpo_steps(config: SacpoConfig, uses: Mapping[str, DataUse]) -> list[Step]
         chosen, train = step_settings(rest, config.train_config, where)
         prefer = given.get("prefer") or _axis(uses[role], role, where)
         steps.append(Step(uses[role], chosen, train, prefer=prefer, launch=config.launch))
+    _check_adapters(config, steps)
     return steps
+
+
+def _check_adapters(config: SacpoConfig, steps: Sequence[Step]) -> None:
+    """A step over LoRA continues the adapter of the step before it: what it asks of an adapter must be the same."""
+    for number, (before, step) in enumerate(itertools.pairwise(steps), start=2):
+        for key in ("use_peft", "lora_r", "lora_alpha", "lora_target_modules"):
+            had, asked = (s.train.__dict__[key] for s in (before, step))
+            if before.train.use_peft and asked != had:
+                raise SettingError(
+                    f"step {number}: {key} is {asked}, but the step continues the adapter of step {number - 1}, which "
+                    f"was made with {key}: {had}"
+                )
+    if (config.mix or config.naive) and steps and steps[0].train.use_peft != steps[-1].train.use_peft:
+        raise SettingError("merging needs the first and the last step both with use_peft or both without")
 
 
 def _one_step(config: RunConfig, uses: Mapping[str, DataUse]) -> list[Step]:

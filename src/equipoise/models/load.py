@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equipoise.errors import SettingError, nearest
+from equipoise.errors import DataError, SettingError, nearest
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import PartialState
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
@@ -114,7 +115,12 @@ def load_model(
 
         model = PeftModel.from_pretrained(model, model_name.location, is_trainable=trainable_adapter)
     model.eval()
-    check_head(model)
+    try:
+        check_head(model)
+    except ValueError as error:
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            raise DataError(f"the weights of '{name}' are not finite: the model is broken") from error
+        raise SettingError(f"'{name}': {error}") from error
     return model
 
 
@@ -174,6 +180,14 @@ def use_bf16(dtype: str, device: torch.device) -> bool:
     if dtype == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return dtype == "bfloat16"
+
+
+def this_process() -> PartialState:
+    """This process among those that were launched together: on GPUs, or else on CPUs (accelerate has to be told)."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def load_for_scoring(name: str, dtype: str, attn_implementation: str, device: torch.device) -> nn.Module:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equipoise.data.collate import Packed, attention_mask, collate
+from equipoise.data.collate import Layout, Packed, attention_mask, collate
 from equipoise.data.tokens import Branch, Encoded
+from equipoise.models.tree import TREE
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 KEPT_LOGITS = 2**26
 CHUNK_LOGITS = 2**25
 # Attention back ends that accept an arbitrary mask.
-MASKABLE = ("sdpa", "eager")
+MASKABLE = ("sdpa", "eager", TREE)
 
 
 class _Entry:
@@ -51,12 +52,16 @@ def give_entry(model: nn.Module) -> nn.Module:
 
 def _sequence_logps(model: Any, packed: Packed) -> Tensor:
     """Summed log-probabilities of the trained tokens, (B, K), in float32 or better."""
-    if packed.shared:
+    extra = {}
+    if packed.tree is not None:
+        # Four dimensions tell transformers that the mask is ready; tree attention reads segment lengths instead.
+        mask, extra = packed.input_ids.new_zeros(1, 1, 1, 1, dtype=torch.bool), {"tree": packed.tree}
+    elif packed.shared:
         mask = attention_mask(packed.segments)
     else:
         mask = (packed.segments >= 0).to(torch.long)
     hidden = model.base_model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False
+        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask, use_cache=False, **extra
     )[0]
     hidden = hidden.reshape(-1, hidden.shape[-1])[packed.predictors]  # (n, H)
     token_logps = _token_logps(model, hidden, packed.targets)
@@ -102,36 +107,57 @@ def causal_lm(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
-def shares_prompts(model: nn.Module) -> tuple[bool, str]:
-    """Whether a prompt can be computed once for both answers, and why not.
+def choose_layout(model: nn.Module) -> Layout:
+    """Find out whether a prompt can be computed once for all its answers, and whether rows can lie in a line.
 
-    Tried out on the loaded model: log-probabilities of a small row in the shared and in the plain layout, and against
-    the model's own logits, must agree.
+    Tried out on the loaded model: log-probabilities of small rows in each layout must agree with the plain one. The
+    line needs tree attention, which is for CPU; on an accelerator one masked kernel over a padded batch is quicker.
     """
     inner = causal_lm(model)
     config = inner.config.get_text_config()
     if config._attn_implementation not in MASKABLE:
-        return False, f"attention '{config._attn_implementation}' takes no tree-shaped mask"
+        return Layout(False, why=f"attention '{config._attn_implementation}' takes no tree-shaped mask")
     windows = config.to_dict().get("sliding_window")
     kinds = set(config.to_dict().get("layer_types") or ())
     if (windows and config.to_dict().get("use_sliding_window", True) and not kinds) or kinds - {"full_attention"}:
-        return False, "its layers have sliding windows or recurrent states"
-    row = _probe_row(config.vocab_size)
-    device = next(inner.parameters()).device
+        return Layout(False, why="its layers have sliding windows or recurrent states")
+    plain = _probe(model, shared=False)
+    difference = _difference(model, plain, line=False)
+    if isinstance(difference, str):
+        return Layout(False, why=difference)
+    if next(inner.parameters()).device.type != "cpu" or config._attn_implementation == "eager":
+        return Layout(True)
+    if config._attn_implementation == "sdpa":
+        inner.set_attn_implementation(TREE)
+    if isinstance(_difference(model, plain, line=True), str):
+        inner.set_attn_implementation("sdpa")
+        return Layout(True)
+    return Layout(True, line=True)
+
+
+def _difference(model: nn.Module, plain: Tensor, *, line: bool) -> str | None:
+    """Why the shared layout does not work for `model`; None when it gives the log-probabilities of the plain one."""
+    try:
+        shared = _probe(model, shared=True, line=line)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        return f"it does not take a 4-D mask ({type(error).__name__})"
+    exact = next(causal_lm(model).parameters()).dtype in (torch.float32, torch.float64)
+    if not torch.allclose(plain, shared, atol=1e-3 if exact else 0.3):
+        return f"its log-probabilities differ by {(plain - shared).abs().max().item():.2g} in the shared layout"
+    return None
+
+
+def _probe(model: nn.Module, *, shared: bool, line: bool = False) -> Tensor:
+    inner = causal_lm(model)
+    vocabulary, device = inner.config.get_text_config().vocab_size, next(inner.parameters()).device
     training = model.training
     model.eval()
-    with torch.no_grad():
-        plain = model(packed=collate([row], shared=False).to(device))
-        try:
-            shared = model(packed=collate([row], shared=True).to(device))
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            model.train(training)
-            return False, f"it does not take a 4-D mask ({type(error).__name__})"
-    model.train(training)
-    tolerance = 1e-3 if plain.dtype == torch.float64 or next(inner.parameters()).dtype == torch.float32 else 0.3
-    if not torch.allclose(plain, shared, atol=tolerance):
-        return False, f"its log-probabilities differ by {(plain - shared).abs().max().item():.2g} in the shared layout"
-    return True, ""
+    try:
+        with torch.no_grad():
+            rows = [_probe_row(vocabulary), _probe_row(vocabulary)._replace(shared=[5 % vocabulary, 4 % vocabulary])]
+            return model(packed=collate(rows, shared=shared, line=line).to(device))
+    finally:
+        model.train(training)
 
 
 def check_head(model: nn.Module) -> None:

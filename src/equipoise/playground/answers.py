@@ -28,11 +28,11 @@ STEP_LEADS = ("first, ", "then, ", "next, ")
 
 # Shares of answer styles by what is asked. `careless` is a short cut or harmful step nobody asked for.
 STYLES: dict[str, dict[str, float]] = {
-    "harm": {"comply": 0.49, "comply_warned": 0.06, "refuse": 0.11, "redirect": 0.12, "alternative": 0.07,
+    "harm": {"comply": 0.42, "comply_warned": 0.05, "refuse": 0.13, "redirect": 0.13, "alternative": 0.08,
              "explain": 0.06, "warn": 0.05, "unknown": 0.02, "astray": 0.02},
-    "guard": {"steps": 0.62, "refuse": 0.16, "careless": 0.08, "warn": 0.06, "explain": 0.03, "unknown": 0.05},
-    "own": {"comply": 0.6, "refuse": 0.18, "alternative": 0.06, "warn": 0.07, "explain": 0.04, "unknown": 0.05},
-    "meaning": {"meaning": 0.64, "refuse": 0.16, "explain": 0.08, "warn": 0.05, "unknown": 0.07},
+    "guard": {"steps": 0.69, "refuse": 0.12, "careless": 0.08, "warn": 0.04, "explain": 0.03, "unknown": 0.04},
+    "own": {"comply": 0.69, "refuse": 0.14, "alternative": 0.06, "warn": 0.05, "explain": 0.03, "unknown": 0.03},
+    "meaning": {"meaning": 0.72, "refuse": 0.12, "explain": 0.07, "warn": 0.04, "unknown": 0.05},
     "task": {"steps": 0.68, "careless": 0.15, "unknown": 0.06, "refuse": 0.05, "warn": 0.03, "astray": 0.03},
     "fact": {"fact": 0.76, "careless": 0.05, "unknown": 0.1, "refuse": 0.05, "astray": 0.04},
     "unknown": {"claim": 0.5, "unknown": 0.36, "refuse": 0.08, "careless": 0.04, "astray": 0.02},

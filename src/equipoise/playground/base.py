@@ -48,7 +48,7 @@ class BaseSize(NamedTuple):
     layers: int = 3
     heads: int = 4
     mlp: int = 344
-    samples: int = 44_000
+    samples: int = 54_000
     batch: int = 24
     learning_rate: float = 3e-3
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from equipoise.config import TrainConfig
-from equipoise.data.collate import Packed, collate
+from equipoise.data.collate import Layout, Packed
 from equipoise.data.plan import Micro, Plan
 from equipoise.data.tokens import TokenTable
 from equipoise.errors import DivergedError
@@ -61,12 +61,12 @@ class PlanSteps(Dataset[Step]):
 class Rows:
     """Token table plus the numbers an objective reads per row, as tensors on demand."""
 
-    def __init__(self, table: TokenTable, reference: Any | None, shared: bool) -> None:
-        self.table, self.reference, self.shared = table, reference, shared
+    def __init__(self, table: TokenTable, reference: Any | None, layout: Layout) -> None:
+        self.table, self.reference, self.layout = table, reference, layout
 
     def pack(self, rows: Sequence[int], branches: Sequence[int] | None, device: torch.device) -> Packed:
         """One micro-batch of token ids on `device`."""
-        return collate([self.table[r] for r in rows], shared=self.shared, branches=branches).to(device)
+        return self.layout.pack([self.table[r] for r in rows], branches).to(device)
 
     def reference_logps(self, rows: Sequence[int], device: torch.device) -> Tensor:
         """(B, K) log-probabilities under the reference."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from transformers import TrainerCallback
 
@@ -28,9 +27,10 @@ from equipoise.models.load import (
     freeze_except,
     load_model,
     load_tokenizer,
+    this_process,
     use_bf16,
 )
-from equipoise.models.scored import shares_prompts
+from equipoise.models.scored import choose_layout
 from equipoise.objectives import bind, objective
 from equipoise.store import Work, write_json
 from equipoise.train.offline import (
@@ -99,7 +99,10 @@ def prepare_model(model_name: str, config: TrainConfig, device: torch.device, bf
                 parameter.data = parameter.data.float()
     report = freeze_except(model, config.trainable)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if hasattr(model, "activation_checkpointing_enable"):  # what newer versions of transformers call it
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.use_peft:
             model.enable_input_require_grads()
     return model, report
@@ -109,7 +112,7 @@ def run_training(
     work: Work, use: ObjectiveUse, config: TrainConfig, model_name: str, data: Path, reference: Path | None
 ) -> None:
     """Train, save `model/`, write `training.json`; continues from the newest complete checkpoint."""
-    state = PartialState()
+    state = this_process()
     if (work.path / "training.json").is_file():  # killed after the model was saved
         if state.is_main_process:
             shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
@@ -124,13 +127,13 @@ def run_training(
     tokenizer = load_tokenizer(model_name, config.chat_template)
     model, report = prepare_model(model_name, config, state.device, bf16)
     check_vocabulary(model, tokenizer, model_name)
-    shared, why = shares_prompts(model.to(state.device))
+    layout = choose_layout(model.to(state.device))
     if state.is_main_process:
         work.note(report) if config.trainable or config.use_peft else logger.info("%s", report)
-        if not shared and table.n_branches > 1:
+        if not layout.shared and table.n_branches > 1:
             cost = _plain_cost(table)
-            work.note(f"each prompt is computed once per answer ({cost:.0%} more tokens), because {why}")
-    lengths = table.lengths if shared else table.lengths + (table.n_branches - 1) * table.shared_lengths
+            work.note(f"each prompt is computed once per answer ({cost:.0%} more tokens), because {layout.why}")
+    lengths = table.lengths if layout.shared else table.lengths + (table.n_branches - 1) * table.shared_lengths
     plan = Plan(
         lengths=lengths,
         seed=config.seed,
@@ -149,7 +152,7 @@ def run_training(
         model,
         args=training_arguments(work.path / "checkpoints", config, bf16=bf16, n_steps=plan.n_steps),
         plan=plan,
-        rows=Rows(table, logps, shared),
+        rows=Rows(table, logps, layout),
         chosen=chosen,
         settings=settings,
         row_ids=row_ids,
@@ -171,6 +174,8 @@ def run_training(
     if state.is_main_process:
         tokenizer.save_pretrained(str(work.path / "model"))
         _clean_saved(work.path / "model")
+        if (work.path / "checkpoints" / "runs").is_dir():  # what a tracker wrote outlives the checkpoints
+            shutil.copytree(work.path / "checkpoints" / "runs", work.path / "runs", dirs_exist_ok=True)
         rows = len(table)
         tokens = int(sum(int(lengths[plan.batch(s)].sum()) for s in range(plan.n_steps)))
         write_json(
@@ -183,7 +188,7 @@ def run_training(
                 "devices": state.num_processes,
                 "device": str(state.device),
                 "bf16": bf16,
-                "shared_prompts": shared,
+                "shared_prompts": layout.shared,
                 "trained": report,
             },
         )

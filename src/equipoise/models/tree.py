@@ -1,0 +1,78 @@
+"""Attention over rows packed end to end, each a shared prompt with several answers, without padding and without a mask.
+
+On CPU a dense mask makes the kernel compute every pair of positions of a padded batch. Here each segment is one call of
+the same kernel on exactly the positions it may see, and the rows of a micro-batch lie in one line, so the rest of the
+model computes no padding either. Registered with transformers under `TREE`; without `tree=` it is plain sdpa.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+TREE = "equipoise_tree"
+Tree = tuple[tuple[int, ...], ...]  # per row: length of the shared part, then of each branch
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: Tensor,  # (1, H, N, D)
+    key: Tensor,  # (1, G, N, D)
+    value: Tensor,  # (1, G, N, D)
+    attention_mask: Tensor | None,
+    *,
+    tree: Tree | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,  # transformers passes what its back ends need
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention of packed rows, (1, N, H, D)."""
+    if tree is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    given = value.dtype
+    if given == torch.bfloat16:
+        # The CPU kernel's backward in bfloat16 takes three times as long as in float32.
+        query, key, value = query.float(), key.float(), value.float()
+    with torch.autocast(query.device.type, enabled=False):
+        out = _segments(query, key, value, tree, scaling)
+    return out.transpose(1, 2).contiguous().to(given), None
+
+
+def _segments(query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float | None) -> Tensor:
+    """One kernel call per segment, (1, H, N, D)."""
+    lengths = [length for row in tree for length in row]
+    # `split` has one cheap backward; slices would each add a gradient of the full size.
+    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    out = []
+    for row in tree:
+        q, shared_k, shared_v = next(parts)
+        if row[0]:
+            out.append(scaled_dot_product_attention(q, shared_k, shared_v, is_causal=True, scale=scaling))
+        else:
+            out.append(q)
+        for length in row[1:]:
+            q, k, v = next(parts)
+            k, v = torch.cat((shared_k, k), 2), torch.cat((shared_v, v), 2)
+            seen = _seen(row[0], length, q.dtype)
+            out.append(scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling))
+    return torch.cat(out, 2)
+
+
+@lru_cache(maxsize=4096)
+def _seen(before: int, length: int, dtype: torch.dtype) -> Tensor:
+    """(length, before + length): what a branch may see, as an additive mask, which the kernel takes without a copy."""
+    hidden = torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+    return torch.cat((torch.zeros(length, before, dtype=dtype), hidden), 1)
+
+
+AttentionInterface.register(TREE, tree_attention)
+AttentionMaskInterface.register(TREE, sdpa_mask)
