@@ -11,7 +11,10 @@ from equipoise.config import TrainConfig
 from equipoise.data.sources import DataEntry
 from equipoise.methods.align import DataUse, Step, use
 
-WORDS = "amber birch cedar delta ember fjord grove heath islet joker kayak lotus maple north olive pearl".split()
+WORDS = (
+    "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath",
+    "islet", "joker", "kayak", "lotus", "maple", "north", "olive", "pearl",
+)  # fmt: skip
 
 
 def pku_rows(n: int = 24, *, seed: int = 0) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ ROWS = {
     "data": 2,
     "models": 3,
     "generate": 4, "train": 4,
-    "scoring": 5, "evaluate": 5,
+    "scoring": 5, "launch": 5, "evaluate": 5,
     "stages": 6,
     "methods": 7, "playground.base": 7, "playground.stages": 7,
     "demo": 8, "runs": 8, "progress": 8, "cli": 8, "__main__": 8,

@@ -16,9 +16,8 @@ from equipoise.data.tokens import TokenTable
 from equipoise.errors import DataError
 from equipoise.evaluate.pairs import longer_wins, pair_accuracies
 from equipoise.evaluate.results import write_results
-from equipoise.methods.align import Step, logps, prepared
-from equipoise.methods.run import Made, Run, read_config_text
-from equipoise.objectives import objective
+from equipoise.methods.align import Step, logps, prepared, use
+from equipoise.methods.run import Made, Run, holds_pairs, read_config_text
 from equipoise.scoring import read_jsonl
 from equipoise.store import DryStore, current_store, manifest, using_store, versions, write_text
 from equipoise.types import Artefact
@@ -70,8 +69,11 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
 
 
 def _evaluated(steps: Sequence[Step]) -> dict[str, Step]:
-    """Steps on pairs by the name of their data; where one set is ordered in two ways, the order is part of the name."""
-    on_pairs = [step for step in steps if objective(step.objective.objective).layout == "pair"]
+    """Steps by the name of their data; where one set is ordered in two ways, the order is part of the name.
+
+    A step that was not trained on pairs is evaluated on pairs as well, where its data hold any.
+    """
+    on_pairs = [replace(step, objective=use("dpo")) for step in steps if holds_pairs(step)]
     orders = {step.data.name: {s.prefer for s in on_pairs if s.data.name == step.data.name} for step in on_pairs}
     return {s.data.name if len(orders[s.data.name]) == 1 else f"{s.data.name} by {s.prefer}": s for s in on_pairs}
 

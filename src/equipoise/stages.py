@@ -7,31 +7,25 @@ executes the task that the store wrote there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig
-from equipoise.errors import DataError, DivergedError, SettingError
+from equipoise.errors import DataError, EquipoiseError, SettingError
 from equipoise.generate import Sampling
-from equipoise.store import FileInput, Input, Stage, Work, locked, stage, write_json
+from equipoise.launch import launched, read_task, run_elsewhere
+from equipoise.store import FileInput, Input, Work, stage
 from equipoise.types import Artefact, Dropped, SourceRow
 
 logger = logging.getLogger(__name__)
-
-TASK, REFUSED, LAUNCHED = "task.json", "refused.json", "launched.lock"
 
 
 class PrepareConfig(Config):
@@ -202,7 +196,7 @@ def reference(work: Work, config: ReferenceConfig, *, model: Input, data: Input)
 
     rows = artefact(data).path
     before = n_records(work, rows)
-    if not _elsewhere(work, reference, config, {"model": model, "data": data}):
+    if not run_elsewhere(work, config, {"model": model, "data": data}, command=config.launch):
         reference_logps(work, config, model_path(model), rows)
     work.summary["computed"] = n_records(work, rows) - before
     gather_parts(work, rows)
@@ -219,7 +213,8 @@ class TrainStageConfig(Config):
 @stage(version=1)
 def train(work: Work, config: TrainStageConfig, *, model: Input, data: Input, reference: Input) -> None:
     """Train a model on prepared rows; `model/` loads with plain transformers or PEFT."""
-    if not _elsewhere(work, train, config, {"model": model, "data": data, "reference": reference}):
+    inputs = {"model": model, "data": data, "reference": reference}
+    if not run_elsewhere(work, config, inputs, command=config.launch):
         from equipoise.train.run import run_training
 
         run_training(work, config.objective, config.train, model_path(model), artefact(data).path, _path(reference))
@@ -329,92 +324,20 @@ def model_input(name: str) -> Input:
     return FileInput(Path(parsed.location)) if parsed.is_local else str(parsed)
 
 
-def _elsewhere(work: Work, what: Stage, config: Any, inputs: dict[str, Input]) -> bool:
-    """Run the stage through its `launch` command if it has one; False means: do it here."""
-    if not config.launch:
-        return False
-    if os.environ.get("EQUIPOISE_STAGE") == work.path.name:
-        return False  # we are that process
-    task = {
-        "stage": what.name,
-        "config": config.model_dump(mode="json"),
-        "inputs": {name: _encode(value) for name, value in inputs.items()},
-        "resumed": work.resumed,
-    }
-    write_json(work.path / TASK, task)
-    refused = work.path / REFUSED
-    refused.unlink(missing_ok=True)
-    with locked(work.path / LAUNCHED, wait=False):
-        pass  # what a killed command had launched may still be running; it holds this lock
-    command = [*shlex.split(config.launch), "-m", "equipoise.stages", str(work.path)]
-    environment = {**os.environ, "EQUIPOISE_STAGE": work.path.name}
-    try:
-        finished = subprocess.run(command, env=environment, check=False)
-    except OSError as error:
-        raise SettingError(f"launch: '{config.launch}' cannot be started: {error}") from error
-    if refused.is_file():  # launchers do not hand on the exit code of what they launched
-        said = json.loads(refused.read_text(encoding="utf-8"))
-        refused.unlink()
-        raise next((e for e in _REFUSALS if e.__name__ == said["kind"]), DataError)(said["sentence"])
-    if finished.returncode:
-        raise DataError(
-            f"{what.name} ended with exit code {finished.returncode} under '{config.launch}': what went wrong stands "
-            "above, run the same command again to continue"
-        )
-    for name in (TASK, LAUNCHED):
-        (work.path / name).unlink(missing_ok=True)
-    return True
-
-
-_REFUSALS = (SettingError, DataError, DivergedError)
-
-
-def _encode(value: Input) -> Any:
-    if isinstance(value, Artefact):
-        return {"artefact": {**asdict(value), "path": str(value.path)}}
-    if isinstance(value, FileInput):
-        return {"file": str(value.path)}
-    return value
-
-
-def _decode(value: Any) -> Input:
-    if isinstance(value, dict) and "artefact" in value:
-        found = value["artefact"]
-        return Artefact(found["id"], found["kind"], Path(found["path"]))
-    if isinstance(value, dict):
-        return FileInput(Path(value["file"]))
-    return value  # type: ignore[no-any-return]
-
-
-_LAUNCHED: dict[str, tuple[Stage, Callable[[dict[str, Any]], Config]]] = {
-    "reference": (reference, lambda d: ReferenceConfig.make(d)),
-    "train": (train, lambda d: TrainStageConfig.make(d)),
-}
-
-
 def main(folder: str) -> int:
     """Execute the task in `folder` as one of its processes; the store's process waits and writes the manifest."""
-    from equipoise.errors import EquipoiseError
-
-    path = Path(folder)
-    task = json.loads((path / TASK).read_text(encoding="utf-8"))
-    what, make = _LAUNCHED[task["stage"]]
-    inputs = {name: _decode(value) for name, value in task["inputs"].items()}
-    work = Work(path, what.name, task["resumed"])
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    config = make(task["config"])
-    first = os.environ.get("RANK", "0") == "0"
+    task = read_task(Path(folder))
     try:
-        with locked(path / LAUNCHED, wait=False) if first else contextlib.nullcontext():
-            if what is reference:
+        with launched(Path(folder)):
+            if task.stage == reference.name:
                 from equipoise.scoring import reference_logps
 
-                assert isinstance(config, ReferenceConfig)
-                reference_logps(work, config, model_path(inputs["model"]), artefact(inputs["data"]).path)
+                rows = artefact(task.inputs["data"]).path
+                reference_logps(task.work, ReferenceConfig.make(task.config), model_path(task.inputs["model"]), rows)
             else:
-                what.body(work, config, **inputs)
+                train.body(task.work, TrainStageConfig.make(task.config), **task.inputs)
     except EquipoiseError as error:
-        write_json(path / REFUSED, {"kind": type(error).__name__, "sentence": str(error)})
         return error.exit_code
     return 0
 

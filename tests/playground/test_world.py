@@ -30,7 +30,7 @@ def test_verdict_prompts_suffice_to_certify_two_percent(kind: str) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_alone_say_what_a_prompt_asks(split: str, kind: str) -> None:
-    for row in prompts(split, kind, 600):
+    for row in prompts(split, kind, 500):
         ask = ask_of(row)
         assert (ask.kind, ask.category) == (row["kind"], row["category"])
         assert ask.intent != "other"

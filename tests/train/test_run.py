@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -194,25 +195,57 @@ def test_killed_while_answers_are_generated(world, processes, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_five_kills_at_random_moments(world, processes, uninterrupted, tmp_path):
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_a_random_moment(world, processes, uninterrupted, tmp_path, seed):
     started = time.monotonic()
-    run_until(processes, "align", world, tmp_path / "timed", "never")
+    assert run_until(processes, "align", world, tmp_path / "timed", "never") == 0
     duration = time.monotonic() - started
-    rng = random.Random(20)
-    kills = 0
-    for _ in range(50):
-        process = processes.Process(target=kill_worker.killed, args=("align", world, tmp_path / "cut", "never"))
+    rng = random.Random(seed)
+    for attempt in range(20):
+        store = tmp_path / f"cut{attempt}"
+        process = processes.Process(target=kill_worker.killed, args=("align", world, store, "never"))
         process.start()
-        process.join(rng.uniform(0.1, 0.8) * duration / 2)
-        if process.exitcode is not None:
-            break
+        process.join(rng.uniform(0.05, 1.0) * duration)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        kills += 1
-        if kills == 5:
+        if process.exitcode == -signal.SIGKILL and store.exists():
             break
-    assert kills >= 3, f"the run of {duration:.1f} s was over before it could be killed"
-    made = kill_worker.align_twice(world, tmp_path / "cut")
+    assert process.exitcode == -signal.SIGKILL, "the run was always over before it could be killed"
+    made = kill_worker.align_twice(world, store)
+    assert all(map(equal, made.steps, uninterrupted.steps))
+    references_were_computed_once(made)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few hundred kilobytes, which can be made larger."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+
+    def resize(kilobytes):
+        subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(disk)], check=True)
+
+    yield disk, resize
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_again_and_again(world, uninterrupted, small_disk):
+    """Whatever was being written when the disk was full, it is one sentence, and a larger disk continues."""
+    disk, resize = small_disk
+    refusals = 0
+    for kilobytes in range(8, 4000, 24):
+        resize(kilobytes)
+        try:
+            made = kill_worker.align_twice(world, disk / "store")
+            break
+        except DataError as error:
+            assert str(error).startswith("the disk is full while writing ")
+            refusals += 1
+    assert refusals > 10
     assert all(map(equal, made.steps, uninterrupted.steps))
     references_were_computed_once(made)
 

@@ -104,12 +104,15 @@ def table(results: Sequence[Result]) -> Table:
     levels = {metric["level"] for result in results for metric in result["metrics"].values()}
     best = {id(results[i]) for i in non_dominated(results)}
     shown = Table(
-        caption=f"{_levels(levels)}● on the frontier  ★ chosen on select", caption_justify="left", box=SIMPLE_HEAD
+        caption=f"{_levels(levels)}● on the frontier  ★ chosen on select",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     shown.add_column("", width=1)
     shown.add_column("Model", overflow="fold")
     for column in COLUMNS:
-        shown.add_column(column.heading, justify="right", overflow="fold")
+        shown.add_column(column.heading, justify="right", no_wrap=True)
     for result in results:
         sign = "★" if result.get("chosen") else "●" if id(result) in best else ""
         cells = [_cell(result["metrics"].get(column.metric), column) for column in COLUMNS]
@@ -122,9 +125,9 @@ def _cell(metric: Mapping[str, Any] | None, column: Column) -> str:
         return UNKNOWN
     if metric["mean"] is None:
         return f"unscored ({metric['unscored']})"
-    # Rich reads brackets as markup; in a narrow terminal it breaks cells at blanks, which must not part an interval.
+    # Two lines, so that the table fits 80 columns; Rich reads brackets as markup.
     ends = interval(metric, rate=column.rate).replace("[", "\\[").replace(", ", ",")
-    return f"{number(metric['mean'], rate=column.rate)} {ends}".rstrip()
+    return f"{number(metric['mean'], rate=column.rate)}\n{ends}".rstrip()
 
 
 def _levels(levels: set[float]) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from equipoise.config import Config, Execution, TrainConfig
 from equipoise.data.files import kind_of
-from equipoise.data.sources import DataEntry, open_entry
+from equipoise.data.sources import DataEntry, Opened, open_entry
 from equipoise.errors import SettingError, nearest
 from equipoise.methods.align import DataUse, Prefer, Step, align, step_settings
 from equipoise.methods.sacpo import naive_merge, sacpo
@@ -21,7 +21,7 @@ from equipoise.methods.scratch import ScratchConfig, data_use, scratch_base
 from equipoise.objectives import objective
 from equipoise.stages import model_input
 from equipoise.store import Input
-from equipoise.types import Artefact
+from equipoise.types import Artefact, SourceRow
 
 # What a role means where the data's axis does not say it.
 ROLE_AXIS: dict[str, Prefer] = {"helpful": "better", "safe": "safer"}
@@ -123,8 +123,10 @@ class Run:
         """Open every data entry and see that its labels can feed the step that uses it (`offline`: not the hub's)."""
         for step in self.steps:
             for entry in step.data.entries:
-                if not (offline and not Path(entry.path).exists() and kind_of(Path(entry.path)) is None):
+                if not (offline and _is_remote(entry)):
                     _check_entry(step, entry)
+        if self.config.holdout and not offline and not any(map(holds_pairs, self.steps)):
+            raise SettingError("holdout: the data order no pairs, so there is nothing to evaluate on; set holdout: 0")
 
     def check_model(self, *, offline: bool = False) -> None:
         """Refuse a base that these settings cannot train, before any weights load (`offline`: not the hub's)."""
@@ -162,6 +164,12 @@ class Run:
             return made
         (step,) = self.steps
         return [Made(_words(step), align(self.base, step), _setting(step))]
+
+
+def _is_remote(entry: DataEntry) -> bool:
+    """Whether a path can only be meant for the hub."""
+    path = Path(entry.path)
+    return "/" in entry.path and not path.exists() and not path.parent.is_dir() and kind_of(path) is None
 
 
 def _sacpo_steps(config: SacpoConfig, uses: Mapping[str, DataUse]) -> list[Step]:
@@ -225,16 +233,30 @@ def _axis(data: DataUse, role: str, where: str) -> Prefer:
     return axis
 
 
+def holds_pairs(step: Step) -> bool:
+    """Whether the first rows of a step's data hold pairs ordered by what the step prefers."""
+    rows = [row for entry in step.data.entries for row in _head(open_entry(entry))]
+    return any(len(row.responses) > 1 and _order(row, step) is not None for row in rows)
+
+
+def _head(opened: Opened) -> list[SourceRow]:
+    rows = [located.row for located in itertools.islice(opened.rows, 50)]
+    return [row for row in rows if isinstance(row, SourceRow)]
+
+
+def _order(row: SourceRow, step: Step) -> int | None:
+    return {"better": row.better, "safer": row.safer, None: None}[step.prefer]
+
+
 def _check_entry(step: Step, entry: DataEntry) -> None:
     """Refuse a step whose objective needs labels that the file does not have, before anything loads."""
     opened = open_entry(entry)
     layout = objective(step.objective.objective).layout
-    rows = [located.row for _, located in zip(range(50), opened.rows, strict=False)]
-    found = [row for row in rows if hasattr(row, "responses")]
+    found = _head(opened)
     if not found:
         return
     where = entry.shown
-    if layout == "pair" and not any(getattr(row, str(step.prefer)) is not None for row in found):
+    if layout == "pair" and not any(_order(row, step) is not None for row in found):
         raise SettingError(
             f"{where}: {step.objective.objective} needs pairs ordered by '{step.prefer}', which the first "
             f"{len(found)} rows lack (layout {opened.layout.name}; columns {', '.join(opened.columns)})"

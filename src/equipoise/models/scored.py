@@ -26,7 +26,7 @@ from equipoise.models.tree import TREE
 logger = logging.getLogger(__name__)
 
 # Above this many logits the head is recomputed in the backward pass, chunk by chunk, instead of being kept.
-KEPT_LOGITS = 2**26
+KEPT_LOGITS = 2**25
 CHUNK_LOGITS = 2**25
 # Attention back ends that accept an arbitrary mask.
 MASKABLE = ("sdpa", "eager", TREE)
