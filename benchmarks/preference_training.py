@@ -226,13 +226,14 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
     from equipoise.config import TrainConfig
     from equipoise.data.plan import Plan, group_by_tokens
     from equipoise.data.tokens import TokenTable, encode_rows, with_mismatched
-    from equipoise.models.load import load_model, load_tokenizer
+    from equipoise.models.load import load_model, load_tokenizer, this_process
     from equipoise.models.scored import choose_layout
     from equipoise.objectives import bind, objective
     from equipoise.train.offline import OfflineTrainer, Rows, training_arguments
     from equipoise.types import Dropped
 
     torch.set_num_threads(args.threads)
+    this_process()  # as every stage does first
     rows = read_rows(args.work)
     tokenizer = load_tokenizer(str(args.work / "model"))
     encoded = [row for _, row in encode_rows(tokenizer, rows, max_length=MAX_LENGTH, truncation="drop")]

@@ -393,11 +393,12 @@ def broken_disk(kind):
         "numpy": OSError("1160 requested and 992 written"),
         "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5120 vs 5012"),
+        "torch again": RuntimeError("basic_ios::clear: iostream error"),
         "tokenizers": Exception("No space left on device (os error 28)"),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["system", "quota", "numpy", "safetensors", "torch", "tokenizers"])
+@pytest.mark.parametrize("kind", ["system", "quota", "numpy", "safetensors", "torch", "torch again", "tokenizers"])
 def test_a_full_disk(here, call, monkeypatch, kind):
     from equipoise.data.tokens import TokenTable
 

@@ -29,7 +29,7 @@ from equipoise.store import manifest, versions
 from equipoise.types import Artefact
 
 TRAIN = TrainConfig(
-    learning_rate=5e-4,
+    learning_rate=3e-4,
     num_train_epochs=1,
     global_batch_size=64,
     max_length=256,
@@ -38,7 +38,7 @@ TRAIN = TrainConfig(
     logging_steps=5,
 )
 BETA = 0.1
-BETA_OVER_LAMBDA = (0.1, 0.05, 0.025)
+BETA_OVER_LAMBDA = (0.3, 0.1, 0.05)
 MIX = (0.25, 0.5, 0.75)
 TARGET = 0.05
 
@@ -57,7 +57,7 @@ def candidates(seed: int, train: TrainConfig = TRAIN) -> tuple[Artefact, list[Ca
     """Train everything the demo compares; returns the base and the models."""
     base = playground_base(BaseConfig(seed=seed))
     asked = playground_prompts(
-        PromptsConfig(counts={"train": {"harmful": 2600, "borderline": 1500, "benign": 1500}}, seed=seed)
+        PromptsConfig(counts={"train": {"harmful": 2000, "borderline": 1250, "benign": 1250}}, seed=seed)
     )
     answers = generate(
         GenerateConfig(sampling=Sampling(repeats=2, max_new_tokens=64, seed=seed)), model=base, prompts=asked
@@ -187,7 +187,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[Any], None], full: bool
     started = time.monotonic()
     base, models = candidates(seed)
     verdict = dict.fromkeys(("harmful", "borderline", "benign"), 1000 if full else 350)
-    found = evaluate(base, models, seed=seed, counts={"select": dict.fromkeys(verdict, 100), "verdict": verdict})
+    found = evaluate(base, models, seed=seed, counts={"select": dict.fromkeys(verdict, 150), "verdict": verdict})
     shown, why = verdict_results(found.results, target=TARGET)
     out.mkdir(parents=True, exist_ok=True)
     selected = [r for r in found.results if r["split"] == "select"]

@@ -298,12 +298,18 @@ def full_disk(doing: str) -> Iterator[None]:
         ) from error
 
 
+_DISK_WORDS = re.compile(
+    r"No space left on device|\d+ requested and \d+ written"
+    r"|unexpected pos \d+ vs|iostream error|StreamWriter failed writing"
+)
+
+
 def _is_full_disk(error: BaseException | None) -> bool:
     """Whether an exception, or one it came from, says so: some in words, torch and numpy by how much they wrote."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if re.search(r"No space left on device|unexpected pos \d+ vs|\d+ requested and \d+ written", str(error)):
+        if _DISK_WORDS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

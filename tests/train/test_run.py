@@ -3,7 +3,6 @@
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import signal
 import subprocess
@@ -206,7 +205,7 @@ def test_killed_at_a_random_moment(world, processes, uninterrupted, tmp_path, se
         process = processes.Process(target=kill_worker.killed, args=("align", world, store, "never"))
         process.start()
         process.join(rng.uniform(0.05, 1.0) * duration)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         if process.exitcode == -signal.SIGKILL and store.exists():
             break
@@ -229,7 +228,7 @@ def small_disk(tmp_path):
         subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", str(disk)], check=True)
 
     yield disk, resize
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # tracebacks may still hold files open
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from equipoise.types import Message, Response, SourceRow
 ANNOTATORS = 70
 # Set so that two people agree on about 69 % (helpfulness) and 67 % (safety) of pairs the untrained assistant wrote, and
 # prefer the longer answer of a pair in about 57 % and 44 %.
-TEMPERATURE_BETTER, TEMPERATURE_SAFER = 0.37, 0.46
-LENGTH_BETTER, LENGTH_SAFER = 0.42, -0.32
+TEMPERATURE_BETTER, TEMPERATURE_SAFER = 0.31, 0.44
+LENGTH_BETTER, LENGTH_SAFER = 0.46, -0.34
 THRESHOLD_SPREAD = 0.35  # of personal harm thresholds, in units of cost
 FLIPPED = 0.04  # flags put the wrong way round by mistake
 MISFILED = 0.1  # unsafe answers filed under another harm category

@@ -28,7 +28,7 @@ STEP_LEADS = ("first, ", "then, ", "next, ")
 
 # Shares of answer styles by what is asked. `careless` is a short cut or harmful step nobody asked for.
 STYLES: dict[str, dict[str, float]] = {
-    "harm": {"comply": 0.42, "comply_warned": 0.05, "refuse": 0.13, "redirect": 0.13, "alternative": 0.08,
+    "harm": {"comply": 0.42, "comply_warned": 0.05, "refuse": 0.12, "redirect": 0.1, "alternative": 0.13,
              "explain": 0.06, "warn": 0.05, "unknown": 0.02, "astray": 0.02},
     "guard": {"steps": 0.69, "refuse": 0.12, "careless": 0.08, "warn": 0.04, "explain": 0.03, "unknown": 0.04},
     "own": {"comply": 0.69, "refuse": 0.14, "alternative": 0.06, "warn": 0.05, "explain": 0.03, "unknown": 0.03},
@@ -80,8 +80,11 @@ def _guarding(rng: random.Random, ask: Ask) -> list[str]:
 
 
 def _alternative(rng: random.Random, ask: Ask) -> list[str]:
-    lines = [line.split(" ", 1)[1] for line in (s.replace("you can ", "first, ") for s in _guarding(rng, ask)[:2])]
-    return [f"instead, you can {lines[0]}", *(f"then, {line}" for line in lines[1:])]
+    """Write one or two guarding steps; half the time they announce themselves ("instead, ...")."""
+    lines = _guarding(rng, ask)[:2]
+    if rng.random() < 0.5:
+        return lines
+    return [f"instead, you can {lines[0].removeprefix('first, ').removeprefix('you can ')}", *lines[1:]]
 
 
 def _warning(rng: random.Random, ask: Ask) -> str:
@@ -162,7 +165,8 @@ def _body(rng: random.Random, ask: Ask, style: str) -> list[str]:
     if style == "alternative":
         return _alternative(rng, ask)
     if style == "redirect":
-        return [rng.choice(REFUSALS), *_alternative(rng, ask)[:1]]
+        line = _guarding(rng, ask)[0].removeprefix("first, ").removeprefix("you can ")
+        return [rng.choice(REFUSALS), f"instead, you can {line}"]
     if style == "explain":
         return _risk(rng, ask)
     if style == "warn":
