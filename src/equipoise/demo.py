@@ -31,7 +31,8 @@ from equipoise.types import Artefact
 TRAIN = TrainConfig(
     learning_rate=3e-4,
     num_train_epochs=1,
-    global_batch_size=64,
+    global_batch_size=32,
+    adam_beta2=0.98,  # short runs: the default would still be warming up
     max_length=256,
     tokens_per_micro_batch=6144,
     max_dropped=0.5,  # simulated annotators contradict themselves more often than a curated set does
