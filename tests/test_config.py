@@ -11,7 +11,7 @@ class Toy(Config):
 
 
 def test_unknown_keys_are_refused_with_the_nearest():
-    with pytest.raises(SettingError, match="unknown key 'learning_rte' .did you mean 'learning_rate'"):
+    with pytest.raises(SettingError, match=r"unknown key 'learning_rte' .did you mean 'learning_rate'"):
         Toy.make({"learning_rte": 1})
 
 

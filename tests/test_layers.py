@@ -71,19 +71,27 @@ def test_heavy_optional_packages_are_imported_inside_functions():
     wrong = []
     for path in sorted(SOURCE.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            names = [n for _, n in imports(ast.Module([node], []))] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names = (
+                [n for _, n in imports(ast.Module([node], []))]
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                else []
+            )
             wrong += [f"{path.name}:{node.lineno} {n}" for n in names if n.split(".")[0] in ONLY_INSIDE_FUNCTIONS]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("module", ["cli", "methods.sacpo", "methods.run", "data.sources", "data.relabel", "playground.truth"])
+@pytest.mark.parametrize(
+    "module", ["cli", "methods.sacpo", "methods.run", "data.sources", "data.relabel", "playground.truth"]
+)
 def test_what_the_command_line_touches_does_not_import_torch(module):
     code = f"import sys, equipoise.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_files_hold_one_idea():
-    long = [f"{p.name}: {n}" for p in SOURCE.rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400]
+    long = [
+        f"{p.name}: {n}" for p in SOURCE.rglob("*.py") if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400
+    ]
     assert not long, long
 
 

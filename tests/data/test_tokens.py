@@ -38,7 +38,9 @@ def text(tokenizer, ids):
 
 def test_golden_ids_and_span(tokenizer):
     (span,) = spans(tokenizer, [user("hi")], [said("yo")])
-    bos, eos, is_user, is_assistant = (tokenizer.convert_tokens_to_ids(t) for t in ("<s>", "</s>", "[user]", "[assistant]"))
+    bos, eos, is_user, is_assistant = (
+        tokenizer.convert_tokens_to_ids(t) for t in ("<s>", "</s>", "[user]", "[assistant]")
+    )
     h, i, y, o = (tokenizer.convert_tokens_to_ids(t) for t in "hiyo")
     assert span == Span([bos, is_user, h, i, is_assistant, y, o, eos], 5)
     assert span.ids.count(bos) == 1, "the template writes BOS, the tokenizer must not add another"
@@ -75,7 +77,11 @@ def test_pairs_share_their_longest_common_prefix_up_to_the_first_trained_token(t
     same = join(spans(tokenizer, [user("x")] * 2, [said("abc"), said("abd")]))
     assert text(tokenizer, same.shared).endswith("[assistant]")  # "ab" is common but trained
     assert [b.lead for b in same.branches] == [0, 0]
-    parted = join(spans(tokenizer, [user("x")] * 2, [[*said("p"), *user("q"), *said("abc")], [*said("r"), *user("q"), *said("abd")]]))
+    parted = join(
+        spans(
+            tokenizer, [user("x")] * 2, [[*said("p"), *user("q"), *said("abc")], [*said("r"), *user("q"), *said("abd")]]
+        )
+    )
     assert text(tokenizer, parted.shared) == "<s>[user]x[assistant]"
     assert [text(tokenizer, b.ids[b.lead :]) for b in parted.branches] == ["abc</s>", "abd</s>"]
 
@@ -108,9 +114,7 @@ def test_truncation():
 
 
 def test_rows_come_back_in_order_with_reasons(tokenizer):
-    rows = [
-        {"id": str(n), "prompt": user("p" * n), "chosen": said("a"), "rejected": said("b" * n)} for n in (1, 30, 2)
-    ]
+    rows = [{"id": str(n), "prompt": user("p" * n), "chosen": said("a"), "rejected": said("b" * n)} for n in (1, 30, 2)]
     out = list(encode_rows(tokenizer, rows, max_length=20, truncation="drop"))
     assert [row["id"] for row, _ in out] == ["0".replace("0", "1"), "30", "2"]
     assert out[1][1] == Dropped("30", TOO_LONG)

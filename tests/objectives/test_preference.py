@@ -57,7 +57,9 @@ def test_kto_golden_values():
 
 def test_kto_of_equal_models_is_half_the_weight():
     zero = torch.zeros(2)
-    losses = kto(zero, zero, torch.tensor([True, False]), torch.tensor(0.0), desirable_weight=2.0, undesirable_weight=0.5)
+    losses = kto(
+        zero, zero, torch.tensor([True, False]), torch.tensor(0.0), desirable_weight=2.0, undesirable_weight=0.5
+    )
     assert losses.tolist() == pytest.approx([1.0, 0.25])
 
 

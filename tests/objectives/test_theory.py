@@ -22,7 +22,9 @@ def population(reference, preference, beta):
     theta = log_ref.clone().requires_grad_()
     win = torch.sigmoid(torch.tensor(preference)[:, None] - torch.tensor(preference)[None, :]).flatten()
     first, second = (i.flatten() for i in torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"))
-    optimizer = torch.optim.LBFGS([theta], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [theta], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         optimizer.zero_grad()

@@ -6,6 +6,7 @@ python run_worker.py DIR OBJECTIVE BUDGET [--world-of-one] [--rows short|long|fe
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import warnings
 from pathlib import Path
@@ -46,8 +47,7 @@ class UnevenPlan(Plan):
         rows = rows[np.lexsort((rows, self.lengths[rows]))].tolist()
         cuts = [0, 2, len(rows)] if self.world_size == 2 else [0, len(rows)]
         ranks = [
-            group_by_tokens(rows[a:b], self.lengths, self.tokens_per_micro_batch)
-            for a, b in zip(cuts, cuts[1:], strict=False)
+            group_by_tokens(rows[a:b], self.lengths, self.tokens_per_micro_batch) for a, b in itertools.pairwise(cuts)
         ]
         most = max(map(len, ranks))
         return [r + [Micro((rows[0],), 0.0)] * (most - len(r)) for r in ranks]
@@ -66,7 +66,14 @@ def run(folder: Path, name: str, budget: int, *, batch: int = 8, steps: int = 3,
     table = pico.table(folder / f"table{rank}", rows, columns)
     model = give_entry(pico.llama(dtype=torch.float64 if double else torch.float32))
     reference = np.random.default_rng(0).normal(-60, 5, (len(rows), table.n_branches)).astype(np.float32)
-    config = TrainConfig(learning_rate=0.05, lr_scheduler_type="constant", max_grad_norm=0, global_batch_size=batch, max_steps=steps, logging_steps=1)  # fmt: skip
+    config = TrainConfig(
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        max_grad_norm=0,
+        global_batch_size=batch,
+        max_steps=steps,
+        logging_steps=1,
+    )
     arguments = training_arguments(folder / "checkpoints", config, bf16=False, n_steps=steps)
     arguments.optim, arguments.save_strategy = "sgd", "no"  # Adam would hide a wrong factor
     kind = UnevenPlan if uneven else Plan

@@ -70,7 +70,8 @@ def test_no_name_collides_with_the_parent():
     from equipoise.train.offline import OfflineTrainer
 
     meant = {
-        "__init__", "__module__", "__doc__", "__orig_bases__", "__parameters__", "__firstlineno__", "__static_attributes__",
+        "__init__", "__module__", "__doc__", "__orig_bases__", "__parameters__",
+        "__firstlineno__", "__static_attributes__",
         "get_train_dataloader", "training_step", "log", "_save_checkpoint", "prediction_step", "floating_point_ops",
     }  # fmt: skip
     own = set(vars(OfflineTrainer)) - meant

@@ -10,7 +10,7 @@ from equipoise.errors import SettingError, nearest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The prompt format of Alpaca-7B and Beaver in Safe RLHF and SACPO (METHODS 1d): spaces between turns, EOS after answers.
+# The prompt format of Alpaca-7B and Beaver in Safe RLHF and SACPO: spaces between turns, EOS after answers.
 _BEAVER = (
     "{{ bos_token }}BEGINNING OF CONVERSATION: "
     "{%- for m in messages -%}"

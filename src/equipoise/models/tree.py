@@ -1,8 +1,9 @@
-"""Attention over rows packed end to end, each a shared prompt with several answers, without padding and without a mask.
+"""Attention over rows packed end to end, each a shared prompt with several answers: no padding and no dense mask.
 
 On CPU a dense mask makes the kernel compute every pair of positions of a padded batch. Here the shared part of a row is
 one call of the same kernel and its answers are another (measured: quicker than one per answer), and the rows of a
-micro-batch lie in one line, so the rest of the model computes no padding either. Registered with transformers under `TREE`; without `tree=` it is plain sdpa.
+micro-batch lie in one line, so that the rest of the model computes no padding either. Registered in transformers under
+`TREE`; without `tree=` it is plain sdpa.
 """
 
 from __future__ import annotations
