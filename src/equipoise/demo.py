@@ -194,7 +194,7 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[Any], None], full: bool
     selected = [r for r in found.results if r["split"] == "select"]
     write_results(out / "results.json", [*shown, *selected], versions())
     best = next((r["label"] for r in shown if r.get("chosen")), models[-1].label)
-    labels = list(dict.fromkeys(["base", "DPO helpful", "DPO safe", best]))
+    labels = list(dict.fromkeys(["base", "DPO helpful", "DPO safe", f"SACPO β/λ {max(BETA_OVER_LAMBDA):g}", best]))
     page = write_page(
         out,
         read_results(out / "results.json"),
