@@ -139,6 +139,7 @@ def _read_model_config(source: Path) -> dict[str, Any]:
 
 
 def check_weights(n_sources: int, weights: Sequence[float]) -> None:
+    """Refuse weights that are not finite or not one per source."""
     if n_sources == 0:
         raise SettingError("merge: no sources given, expected at least one")
     if len(weights) != n_sources:
@@ -149,6 +150,7 @@ def check_weights(n_sources: int, weights: Sequence[float]) -> None:
 
 
 def dtype_code(dtype: str | None) -> str | None:
+    """Return the safetensors code of a dtype name, None for None."""
     if dtype is None:
         return None
     if dtype not in DTYPES:
@@ -157,6 +159,7 @@ def dtype_code(dtype: str | None) -> str | None:
 
 
 def check_out(sources: Iterable[Path], out: Path) -> None:
+    """Refuse an output directory that is one of the sources."""
     if any(out.resolve() == source.resolve() for source in sources):
         raise SettingError(f"merge: out is {out}, which is one of the sources; expected another directory")
 
@@ -231,6 +234,7 @@ def _merged_spec(name: str, models: Sequence[Weights], target: str | None) -> Te
 
 
 def check_finite(name: str, tensor: Tensor, sources: Sequence[Path]) -> None:
+    """Refuse a merged tensor that holds nan or inf, naming the sources."""
     if not torch.isfinite(tensor).all():
         among = ", ".join(map(str, sources))
         raise DataError(f"merge: tensor '{name}' of the result holds values that are not finite (sources: {among})")

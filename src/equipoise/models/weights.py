@@ -114,6 +114,7 @@ def _open(path: Path, stack: ExitStack) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a file that holds none is refused in one sentence."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -153,10 +154,12 @@ def _write_whole(path: Path, parts: Iterator[bytes | memoryview]) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object whole or not at all."""
     _write_whole(path, iter([(json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()]))
 
 
 def copy_companions(source: Path, out: Path) -> None:
+    """Copy what stands beside the weights: tokenizer, chat template, generation config."""
     for path in [source / name for name in _COMPANIONS] + sorted(source.glob("*.py")):
         if path.is_dir():
             shutil.copytree(path, out / path.name, dirs_exist_ok=True)
