@@ -28,8 +28,8 @@ STEP_LEADS = ("first, ", "then, ", "next, ")
 
 # Shares of answer styles by what is asked. `careless` is a short cut or harmful step nobody asked for.
 STYLES: dict[str, dict[str, float]] = {
-    "harm": {"comply": 0.43, "comply_warned": 0.04, "alternative": 0.23, "redirect": 0.09, "refuse": 0.08,
-             "explain": 0.05, "warn": 0.04, "unknown": 0.02, "astray": 0.02},
+    "harm": {"comply": 0.42, "comply_warned": 0.05, "refuse": 0.12, "redirect": 0.1, "alternative": 0.13,
+             "explain": 0.06, "warn": 0.05, "unknown": 0.02, "astray": 0.02},
     "guard": {"steps": 0.69, "refuse": 0.12, "careless": 0.08, "warn": 0.04, "explain": 0.03, "unknown": 0.04},
     "own": {"comply": 0.69, "refuse": 0.14, "alternative": 0.06, "warn": 0.05, "explain": 0.03, "unknown": 0.03},
     "meaning": {"meaning": 0.72, "refuse": 0.12, "explain": 0.07, "warn": 0.04, "unknown": 0.05},
