@@ -120,6 +120,86 @@ def test_results_are_accuracies_on_pairs_that_nobody_trained_on(world, store):
     assert str(lines[-1]).startswith("naive merge 0.5: ")
 
 
+def twins(n, wrapper=""):
+    """Rows whose prompts share no two neighbouring words, but the same ones in every file; a wrapper goes before."""
+    rows = small.pku_rows(n)
+    return [{**row, "prompt": wrapper + " ".join(f"{w}{i}" for w in "abcdefgh")} for i, row in enumerate(rows)]
+
+
+@pytest.fixture
+def two_files(world):
+    small.jsonl(world / "plain.jsonl", twins(24))
+    small.jsonl(world / "wrapped.jsonl", twins(24, "my teacher asks: "))
+    return {"data": {"helpful": {"path": "plain.jsonl"}, "safe": {"path": "wrapped.jsonl"}}, "max_steps": 1}
+
+
+def prompts_of(data):
+    rows = [json.loads(line) for line in (data.path / "rows.jsonl").read_text().splitlines()]
+    return {row["prompt"][0]["content"].removeprefix("my teacher asks: ") for row in rows}
+
+
+def test_held_out_prompts_that_another_role_was_trained_on_in_other_words_are_left_out(world, store, two_files):
+    run = read(world, holdout=0.5, **two_files)
+    out, lines = said(run)
+    data = [step.data for step in run.steps]
+    trained, held = ([prepared(run.base, s, part=p, seen=data) for s in run.steps] for p in ("train", "heldout"))
+    (plain, wrapped), everything = (
+        map(prompts_of, trained),
+        {" ".join(f"{w}{i}" for w in "abcdefgh") for i in range(24)},
+    )
+    assert 0 < len(plain & wrapped) < 24, "a wrapped prompt has another hash, and so another side of the split"
+    assert [prompts_of(one) for one in held] == [everything - plain - wrapped] * 2
+    seen_before = len(wrapped - plain) + len(plain - wrapped)
+    results = json.loads((out / "results.json").read_text())["results"]
+    assert {r["excluded"]["near_duplicates"] for r in results} == {seen_before} and seen_before > 4
+    assert {r["prompts"]["n"] for r in results} == {len(everything - plain - wrapped) * 2}  # plain and wrapped
+    assert results[1]["metrics"]["safe/implicit_reward"]["n"] == 24 - len(plain | wrapped)
+    assert f"{seen_before} held-out rows were left out, the prompt being near to" in str(lines[1])
+    assert manifest(held[0])["summary"]["excluded"] == {"near_duplicates": len(wrapped - plain)}
+    excluded = [json.loads(line) for line in (held[0].path / "excluded.jsonl").read_text().splitlines()]
+    assert {row["reason"] for row in excluded} == {"near-duplicate of a training prompt"}
+
+
+def test_near_duplicates_may_be_kept_in_and_move_only_what_is_evaluated(world, store, two_files):
+    run = read(world, holdout=0.5, near_duplicates="off", **two_files)
+    out, lines = said(run)
+    results = json.loads((out / "results.json").read_text())["results"]
+    assert results[0]["excluded"] == {"near_duplicates": 0} and not any("left out" in str(line) for line in lines)
+    strict = read(world, holdout=0.5, **two_files)
+    assert planned(run) == planned(strict), "training knows nothing of it"
+    data = [step.data for step in strict.steps]
+    held = [
+        prepared(run.base, step, part="heldout", seen=others).id
+        for step, others in ((run.steps[0], data), (strict.steps[0], data), (strict.steps[0], []))
+    ]
+    assert len(set(held)) == 3
+    tighter = read(world, holdout=0.5, near_duplicates=0.9, **two_files)
+    assert prepared(run.base, tighter.steps[0], part="heldout", seen=[s.data for s in tighter.steps]).id not in held
+    small.jsonl(world / "wrapped.jsonl", twins(23, "my teacher asks: "))
+    assert prepared(run.base, strict.steps[0], part="heldout", seen=data).id not in held
+
+
+@pytest.mark.parametrize(("value", "meant"), [(False, None), ("off", None), (None, None), (0.9, 0.9), (1, 1.0)])
+def test_values_of_near_duplicates(world, value, meant):
+    assert read(world, near_duplicates=value).config.near_duplicates == meant
+
+
+@pytest.mark.parametrize("value", [True, 0, 1.2, "on", "nearly"])
+def test_other_values_of_near_duplicates_are_refused(world, value):
+    with pytest.raises(SettingError, match="near_duplicates"):
+        read(world, near_duplicates=value)
+
+
+def test_a_held_out_part_that_was_seen_as_a_whole_is_refused(world, store):
+    small.jsonl(world / "plain.jsonl", twins(24))
+    repeated = [{**row, "prompt": wrapper + row["prompt"]} for row in twins(24) for wrapper in ("", "so: ", "please: ")]
+    small.jsonl(world / "repeated.jsonl", repeated)
+    data = {"helpful": {"path": "plain.jsonl"}, "safe": {"path": "repeated.jsonl"}}
+    run = read(world, holdout=0.1, data=data, max_steps=1)
+    with pytest.raises(DataError, match="held-out rows have a prompt near to one that was trained on"):
+        said(run)
+
+
 def test_one_file_ordered_in_two_ways_is_evaluated_in_both(world, store):
     steps = [{"data": "pku", "prefer": "better"}, {"data": "pku", "prefer": "safer"}]
     out, _ = said(read(world, holdout=0.4, data={"pku": {"path": "pku.jsonl"}}, steps=steps))

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -30,6 +31,15 @@ data_app = typer.Typer(help="Look at preference data before training on it.", no
 app.add_typer(data_app, name="data")
 console = Console()
 errors = Console(stderr=True)
+
+
+class BaseName(StrEnum):
+    """Bases of the playground."""
+
+    small = "small"
+    large = "large"
+
+
 _state: dict[str, Any] = {"debug": False, "store": None}
 
 
@@ -62,14 +72,17 @@ def _store(display: Display, fresh: tuple[str, ...] = ()) -> Store:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the page and results.json go.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of data, base and training.")] = 0,
-    full: Annotated[bool, typer.Option(help="Evaluate on 1,000 prompts of each kind instead of 350.")] = False,
+    seeds: Annotated[int, typer.Option(help="Training seeds: 3 or more show training noise.")] = 1,
+    full: Annotated[bool, typer.Option(help="Evaluate on 1,050 prompts of each kind instead of 350.")] = False,
+    base: Annotated[BaseName, typer.Option(help="Which base; the large one is trained on first use.")] = BaseName.small,
+    tension: Annotated[Optional[float], typer.Option(help="How far the two aims pull apart.")] = None,  # noqa: UP045
 ) -> None:
     """Align a small model in the playground with SACPO and write a page: no download, no GPU."""
-    from equipoise.demo import run_demo
+    from equipoise.demo import World, run_demo
 
+    world = World(base=base.value) if tension is None else World(base=base.value, tension=tension)
     with Display(errors) as display, using_store(_store(display)):
-        run_demo(out, seed=seed, say=display.say(console), full=full)
+        run_demo(out, seeds=seeds, say=display.say(console), full=full, world=world)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -16,6 +16,7 @@ from equipoise.data.tokens import TokenTable
 from equipoise.errors import DataError
 from equipoise.evaluate.pairs import longer_wins, pair_accuracies
 from equipoise.evaluate.results import write_results
+from equipoise.evaluate.suites import prompt_set
 from equipoise.methods.align import Step, logps, prepared, use
 from equipoise.methods.run import Made, Run, holds_pairs, read_config_text
 from equipoise.scoring import read_jsonl
@@ -41,6 +42,7 @@ def execute(run: Run, *, say: Callable[[Any], None]) -> Path:
     if results:
         write_results(out / "results.json", results, versions())
         say(_table(results))
+        _say_excluded(run, results[0]["excluded"]["near_duplicates"], say)
     for one in made:
         say(f"{one.label}: {one.artefact.path / 'model'}")
     return out
@@ -51,19 +53,25 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
     if not run.config.holdout:
         return []
     by_role = _evaluated(run.steps)
+    seen = list({step.data.name: step.data for step in run.steps}.values())
+    excluded: set[str] = set()
+    asked: set[str] = set()
     metrics: dict[str, dict[str, Any]] = {one.label: {} for one in (Made("base", None, {}), *made)}  # type: ignore[arg-type]
     for role, step in by_role.items():
-        heldout = prepared(run.base, step, part="heldout")
+        heldout = prepared(run.base, step, part="heldout", seen=seen)
+        excluded |= {row["id"] for row in read_jsonl(heldout.path / "excluded.jsonl")}
         table = TokenTable(heldout.path)
         prompts = [canonical_json(row["prompt"]) for row in read_jsonl(heldout.path / "rows.jsonl")]
+        asked.update(prompts)
         base = _logps(run.base, heldout, step)
         for one in (None, *made):
             values = base if one is None else _logps(one.artefact, heldout, step)
             found = pair_accuracies(values, base, table.trained, prompts)
             metrics["base" if one is None else one.label] |= {f"{role}/{k}": v for k, v in found.items()}
             metrics["base" if one is None else one.label][f"{role}/longer_wins"] = longer_wins(table.trained, prompts)
+    on = {"prompts": prompt_set({"prompt_id": p} for p in asked), "excluded": {"near_duplicates": len(excluded)}}
     return [
-        _result(run, label, None if label == "base" else made[index - 1], found)
+        _result(run, label, None if label == "base" else made[index - 1], found) | on
         for index, (label, found) in enumerate(metrics.items())
     ]
 
@@ -80,6 +88,13 @@ def _evaluated(steps: Sequence[Step]) -> dict[str, Step]:
 
 def _logps(model: Any, data: Artefact, step: Step) -> Any:
     return np.load(logps(model, data, step).path / "logps.npy")
+
+
+def _say_excluded(run: Run, count: int, say: Callable[[Any], None]) -> None:
+    if count:
+        rows = "1 held-out row was" if count == 1 else f"{count:,} held-out rows were"
+        near = f"near_duplicates: {run.config.near_duplicates:g}"
+        say(f"{rows} left out, the prompt being near to one that was trained on ({near})")
 
 
 def _result(run: Run, label: str, one: Made | None, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,13 +52,50 @@ class PrepareConfig(Config):
 @stage(version=1)
 def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) -> None:
     """Rows of a data role -> training rows, dropped rows with reasons, token table."""
+    dropped: list[Dropped] = []
+    _write_prepared(work, config, model_path(model), _source_rows(config, dropped), dropped)
+
+
+class HeldoutConfig(PrepareConfig):
+    """The rows kept back of a role (`part: heldout`); those with a prompt near to one that was trained on are left out.
+
+    `seen` are the entries of the other roles that the models were trained on, parted as this one is.
+    """
+
+    near_duplicates: float | None = None
+    seen: tuple[dict[str, Any], ...] = ()
+    seen_paths: tuple[str, ...] = Execution(())
+
+
+@stage(version=1)
+def heldout(work: Work, config: HeldoutConfig, *, model: Input, files: Input, seen: Input) -> None:
+    """Held-out rows of a role, as `prepare` leaves rows; `excluded.jsonl` names those near to a training prompt."""
+    from equipoise.data.duplicates import exclude_near_duplicates
+
+    dropped: list[Dropped] = []
+    held = _source_rows(config, dropped)
+    everything = {"entries": config.entries + config.seen, "paths": config.paths + config.seen_paths}
+    trained = _source_rows(config.model_copy(update={**everything, "part": "train"}), [])
+    kept, excluded = exclude_near_duplicates(held, trained, threshold=config.near_duplicates)
+    if excluded and not kept:
+        raise DataError(
+            f"{config.name}: all {len(held)} held-out rows have a prompt near to one that was trained on "
+            f"(near_duplicates: {config.near_duplicates:g}), so nothing is left to evaluate on"
+        )
+    _write_dropped(work.path / "excluded.jsonl", excluded)
+    work.summary["excluded"] = {"near_duplicates": len(excluded)}
+    _write_prepared(work, config, model_path(model), kept, dropped)
+
+
+def _write_prepared(
+    work: Work, config: PrepareConfig, model: str, source: list[SourceRow], dropped: list[Dropped]
+) -> None:
+    """Derive, tokenize and write `source`; `dropped` holds what could not be read."""
     from equipoise.data import relabel
     from equipoise.data.tokens import Encoded, TokenTable, encode_rows, encode_texts, with_mismatched
     from equipoise.models.load import load_tokenizer
 
-    dropped: list[Dropped] = []
-    source = _source_rows(config, dropped)
-    tokenizer = load_tokenizer(model_path(model), config.chat_template)
+    tokenizer = load_tokenizer(model, config.chat_template)
     limits = {"max_length": config.max_length, "truncation": config.truncation}
     pieces: Any
     if config.layout == "text":
@@ -80,8 +117,7 @@ def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) ->
             encoded.append(result)
         if done % 512 == 0:
             work.progress(f"tokenizing {config.name}", min(done, len(rows)), len(rows))
-    with (work.path / "dropped.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in dropped)
+    _write_dropped(work.path / "dropped.jsonl", dropped)
     relabel.enforce(dropped, total=total, max_dropped=config.max_dropped, name=config.name)
     if not encoded:
         raise DataError(f"{config.name}: no row is left of {total} in {', '.join(config.paths)}")
@@ -96,6 +132,11 @@ def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) ->
         tokens=int(sum(row.length for row in encoded)),
         longest=max(row.length for row in encoded),
     )
+
+
+def _write_dropped(path: Path, dropped: Sequence[Dropped]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in dropped)
 
 
 def _source_rows(config: PrepareConfig, dropped: list[Dropped]) -> list[SourceRow]:

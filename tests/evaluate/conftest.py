@@ -135,12 +135,13 @@ def results() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def document(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same as a results.json document."""
+    """The same as a results.json document, with what the chosen one was chosen by."""
+    chosen_by = result(*POINTS[6], split="select", prompts=315)
     return {
         "schema": 1,
         "created": "2026-05-04T10:20:30+00:00",
         "versions": {"equipoise": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "world": "1"},
-        "results": results,
+        "results": [*results, chosen_by],
     }
 
 
@@ -180,3 +181,35 @@ def samples() -> list[dict[str, Any]]:
             "cost": {"Base": 2.1, "P-SACPO q 0.75": -1.4},
         },
     ]
+
+
+@pytest.fixture
+def optimum() -> dict[str, Any]:
+    """A made-up optimum above all results: it starts at 0.2 %, and few answers stand behind both of its ends."""
+    rates = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    points = []
+    for limit in rates:
+        reward, ess = 0.7 + 0.33 * limit**0.35, 12.0 if limit < 0.01 or limit > 0.7 else 26.0
+        points.append(
+            {
+                "unsafe_rate": limit,
+                "reward": reward,
+                "reward_low": reward - 0.02,
+                "reward_high": reward + 0.02,
+                "kl": 19.0,
+                "ess": ess,
+                "largest_weight": 1.6 / ess,
+                "thin": ess < 20,
+            }
+        )
+    pool = {"policies": ["Base", "DPO helpful", "DPO safe", "SACPO β/λ 0.05"], "prompts": 150, "answers": 9600}
+    return {"kl": 19.0, "pool": pool, "points": points}
+
+
+@pytest.fixture
+def with_gap(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ten results, those of a known target with a gap."""
+    for place, one in enumerate(results):
+        if one["method"] in ("base", "dpo", "sacpo"):
+            one["metrics"]["gap"] = mean_metric(1.0 if place == 0 else 0.1 + 0.05 * place, 0.03, PROMPTS)
+    return results

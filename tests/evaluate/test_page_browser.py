@@ -26,6 +26,12 @@ def browser():
 
 
 @pytest.fixture
+def document(document, optimum, with_gap):
+    """The example with everything a page can show."""
+    return {**document, "optimum": optimum}
+
+
+@pytest.fixture
 def open_page(browser, tmp_path, document, samples):
     """Write the example page, open it, and fail the test if the page asks for anything or reports an error."""
     path = write_page(tmp_path, document, samples, title="Example", target=0.05, notes=["A note."])
@@ -68,6 +74,9 @@ def test_the_table_shows_the_figures_of_the_results(open_page, results):
         one = results[int(row.get_attribute("data-result"))]
         assert one["label"] in row.query_selector("th").inner_text()
         for cell in row.query_selector_all("td"):
+            if cell.get_attribute("data-metric") not in one["metrics"]:
+                assert cell.query_selector(".value").inner_text() == "–"
+                continue
             metric = one["metrics"][cell.get_attribute("data-metric")]
             for end in ("mean", "low", "high"):
                 assert float(cell.get_attribute(f"data-{end}")) == metric[end]
@@ -143,6 +152,27 @@ def test_headings_sort_the_table(open_page, results):
     assert page.inner_text(".results tbody tr:first-child th") == results[0]["label"]
 
 
+@pytest.mark.parametrize(("width", "name"), [(1280, "wide"), (760, "middle"), (420, "narrow")])
+def test_the_optimum_is_drawn_and_explained(open_page, width: int, name: str):
+    page = open_page(width=width)
+    pieces = page.query_selector_all(f".chart.{name} .optimum")
+    assert [piece.get_attribute("class") for piece in pieces] == ["optimum thin", "optimum", "optimum thin"]
+    dashes = page.eval_on_selector_all(
+        ".chart .optimum", "(all) => all.map((one) => getComputedStyle(one).strokeDasharray)"
+    )
+    assert dashes[:3] == ["6px, 4px", "none", "6px, 4px"]
+    assert page.text_content(f".chart.{name} .optimum-text") == "optimum, KL ≤ 19"
+    plot, label = (page.query_selector(f".chart.{name}{part}").bounding_box() for part in ("", " .optimum-text"))
+    assert plot["x"] <= label["x"] and label["x"] + label["width"] <= plot["x"] + plot["width"]
+    assert "No policy within 19 nats of the base can be above this line; dashed where" in page.inner_text(
+        "#optimum-line"
+    )
+    assert not page.get_by_text("Effective answers", exact=True).is_visible()
+    page.click("#optimum-points summary")
+    assert page.get_by_text("Effective answers", exact=True).is_visible()
+    assert page.locator("#optimum-points tbody tr").count() == 18
+
+
 @pytest.mark.parametrize("width", [1280, 760, 420])
 def test_every_width_fits_and_shows_one_plot(open_page, results, width: int):
     page = open_page(width=width)
@@ -165,5 +195,15 @@ def test_text_has_enough_contrast(open_page, scheme: str):
       const back = luminance((clear ? getComputedStyle(document.documentElement) : style).backgroundColor);
       return (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05);
     }"""
-    for selector in ("#verdict", ".status", ".price", ".ends", ".tick", ".chip.good", ".chip.bad", ".tag"):
+    for selector in (
+        "#verdict",
+        ".status",
+        ".price",
+        ".ends",
+        ".tick",
+        "#optimum-line",
+        ".chip.good",
+        ".chip.bad",
+        ".tag",
+    ):
         assert page.evaluate(ratio, selector) >= 4.5, selector

@@ -135,7 +135,7 @@ def test_the_page_refuses_results_that_only_chose(tmp_path, document):
         write_page(tmp_path, document, [], title="t", target=None)
 
 
-def test_the_page_is_one_small_file_without_references(tmp_path, document, samples):
+def test_the_page_is_one_small_file_without_references(tmp_path, document, samples, results):
     path = write_page(tmp_path, document, samples, title="A <title> & more", target=0.05, config="beta: <b>")
     page = path.read_text(encoding="utf-8")
     assert len(page) < 1_000_000
@@ -145,7 +145,7 @@ def test_the_page_is_one_small_file_without_references(tmp_path, document, sampl
         assert word not in page.replace("src=x", "")
     assert (tmp_path / "frontier.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     data = page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
-    assert json.loads(data) == document
+    assert json.loads(data) == {**document, "results": results}, "what chose the setting is not on the page"
 
 
 def test_dollar_signs_in_names_are_drawn_as_they_are(tmp_path, document):

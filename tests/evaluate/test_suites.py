@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from equipoise.errors import DataError, SettingError
-from equipoise.evaluate.suites import split_of, split_rows, summarize
+from equipoise.evaluate.suites import check_disjoint, prompt_set, split_of, split_rows, summarize
 
 
 def row(prompt: str, kind: str, **scores: Any) -> dict[str, Any]:
@@ -113,3 +113,29 @@ def test_all_answers_of_a_prompt_are_on_one_side():
 def test_an_impossible_share_is_refused():
     with pytest.raises(SettingError, match="got 1"):
         split_of("a", 1.0)
+
+
+def asked(prompt: str, *turns: str) -> dict[str, Any]:
+    return {**row(prompt, "benign"), "prompt": [{"role": "user", "content": turn} for turn in turns]}
+
+
+def test_a_set_of_prompts_is_the_same_in_any_order_and_number_of_answers():
+    rows = [row("b", "benign"), row("a", "harmful"), row("a", "harmful")]
+    assert prompt_set(rows) == prompt_set(rows[:2][::-1])
+    assert prompt_set(rows)["n"] == 2
+    digests = {prompt_set(found)["digest"] for found in (rows, rows[:1], [row("a\nb", "benign")], [])}
+    assert len(digests) == 3, "two prompts and one with a line break in its id are told apart by their number"
+    assert prompt_set([row("a\nb", "benign")]) != prompt_set(rows)
+
+
+def test_select_and_verdict_share_no_prompt_by_id_or_by_words():
+    select, verdict = [row("s1", "benign"), row("s2", "benign")], [row("v1", "benign"), row("v2", "benign")]
+    check_disjoint(select, verdict)
+    check_disjoint([], verdict)
+    with pytest.raises(DataError, match=r"^1 verdict prompt is on select as well \(s2\): what chose a setting cannot"):
+        check_disjoint(select, [*verdict, row("s2", "benign"), row("s2", "benign")])
+    with pytest.raises(DataError, match=r"^2 verdict prompts are on select as well \(s1, ...\)"):
+        check_disjoint(select, select)
+    with pytest.raises(DataError, match=r"1 verdict prompt is on select as well \(v1\)"):
+        check_disjoint([asked("s1", "How long?")], [asked("v1", "how LONG"), asked("v2", "how wide")])
+    check_disjoint([asked("s1", "?")], [asked("v1", "!")])

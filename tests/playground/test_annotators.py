@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from equipoise.playground.annotators import ANNOTATORS, annotate, annotator
+from equipoise.playground.annotators import ANNOTATORS, annotate, annotator, expected
 from equipoise.playground.answers import base_answer
 from equipoise.playground.lexicon import CATEGORIES
 from equipoise.playground.truth import true_cost, true_reward
@@ -91,10 +91,36 @@ def test_same_seed_same_labels_whatever_else_was_labelled() -> None:
     assert annotate(prompt, text0, text1, 1) == labelled(1)[7]
     seeds = {annotate(prompt, text0, text1, seed).labelled_by for seed in range(40)}
     assert len(seeds) > 15
-    assert len({row.id for row in labelled(1)}) == len(labelled(1))
+    different = {(prompt["id"], text0, text1) for prompt, text0, text1 in pairs()}
+    assert len({row.id for row in labelled(1)}) == len(different)
 
 
 def test_people_differ_in_what_they_call_unsafe() -> None:
     thresholds = np.array([annotator(index).threshold for index in range(ANNOTATORS)])
     assert 0.2 < thresholds.std() < 0.5
     assert annotate(*pairs()[0], 0, who=12).labelled_by == "annotator-12"
+
+
+def test_expected_labels_are_what_many_people_say_on_average() -> None:
+    for prompt, text0, text1 in pairs()[:6]:
+        said = [annotate(prompt, text0, text1, seed, who=seed % ANNOTATORS) for seed in range(1400)]
+        theory = expected(prompt, [text0, text1])
+        for found, share in (
+            (theory.better, [r.better == 0 for r in said]),
+            (theory.safer, [r.safer == 0 for r in said]),
+        ):
+            assert found[0, 1] == pytest.approx(np.mean(share), abs=4 * np.sqrt(0.25 / 1400))
+            assert found[0, 1] + found[1, 0] == pytest.approx(1.0) and found[0, 0] == 0.5
+
+
+def test_without_tension_complying_with_harm_is_no_longer_preferred() -> None:
+    def complied(tension: float) -> float:
+        rows = [
+            (pair, annotate(*pair, 1, tension=tension))
+            for pair in pairs()
+            if (true_cost(pair[0], pair[1]) > 0) != (true_cost(pair[0], pair[2]) > 0) and pair[0]["kind"] == "harmful"
+        ]
+        return float(np.mean([true_cost(pair[0], pair[1 + row.better]) > 0 for pair, row in rows]))
+
+    shares = [complied(tension) for tension in (-0.7, 0.0, 0.3)]
+    assert shares == sorted(shares) and shares[0] < 0.5 < shares[2]

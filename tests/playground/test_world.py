@@ -7,11 +7,26 @@ import pytest
 
 from equipoise.errors import DataError, SettingError
 from equipoise.playground.lexicon import HELD_OUT_CATEGORIES
-from equipoise.playground.world import HELD_OUT_WRAPPERS, KINDS, SPLITS, WRAPPERS, ask_of, prompts, read_ask, topics_of
+from equipoise.playground.world import (
+    HELD_OUT_PRETEXTS,
+    KINDS,
+    MANNERS,
+    PRETEXTS,
+    SPLITS,
+    ask_of,
+    pretext_of,
+    prompts,
+    read_ask,
+    topics_of,
+)
 
 
 def content(row: dict) -> str:
-    return row["prompt"][0]["content"]
+    return " / ".join(message["content"] for message in row["prompt"])
+
+
+def families(rows: list[dict]) -> list[str | None]:
+    return [pretext_of(ask_of(row).wrapper) for row in rows]
 
 
 def test_no_topic_is_in_two_splits() -> None:
@@ -48,11 +63,32 @@ def test_training_never_meets_what_is_held_out() -> None:
     harmful = prompts("train", "harmful", 3000)
     assert not {row["category"] for row in harmful} & set(HELD_OUT_CATEGORIES)
     assert {row["category"] for row in prompts("verdict", "harmful", 500)} >= set(HELD_OUT_CATEGORIES)
-    everything = [content(row) for kind in KINDS for row in prompts("train", kind, 1500)]
-    wrapped = [text for text in everything if text.startswith(tuple(w for w in WRAPPERS if w))]
-    assert 0.2 < len(wrapped) / len(everything) < 0.4
-    assert not [text for text in everything if text.startswith(HELD_OUT_WRAPPERS)]
-    assert [row for row in prompts("verdict", "harmful", 500) if content(row).startswith(HELD_OUT_WRAPPERS)]
+    everything = [row for kind in KINDS for row in prompts("train", kind, 1500)]
+    assert set(families(everything)) == {None, "fiction"}
+    assert set(families(prompts("verdict", "harmful", 500))) == {None, "fiction", "persona", "pressure"}
+    assert HELD_OUT_PRETEXTS == ("persona", "pressure")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_third_of_prompts_carry_a_manner_or_a_pretext(kind: str) -> None:
+    rows = prompts("verdict", kind, 1000)
+    manners = np.mean([ask_of(row).wrapper in MANNERS for row in rows])
+    pretexts = np.mean([family is not None for family in families(rows)])
+    # Benign requests are few, so that more of a thousand different ones carry something.
+    assert (manners, pretexts) == (pytest.approx(0.12, abs=0.05), pytest.approx(0.24, abs=0.06))
+    assert all(text == text.lower() for family in PRETEXTS.values() for text in family)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_prompts_are_the_second_turn_of_a_dialogue(kind: str) -> None:
+    rows = prompts("verdict", kind, 1000)
+    second = [row for row in rows if len(row["prompt"]) == 3]
+    assert 0.07 < len(second) / len(rows) < 0.2
+    for row in second:
+        assert [message["role"] for message in row["prompt"]] == ["user", "assistant", "user"]
+        topic = ask_of(row).topic
+        assert topic in row["prompt"][0]["content"] and topic not in row["prompt"][2]["content"]
+        assert ask_of({**row, "prompt": row["prompt"][2:]}).intent == "other"  # "it" alone says nothing
 
 
 def test_a_bag_of_words_does_not_tell_borderline_from_harmful() -> None:

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     NO_ANSWER = "no answer"
     NO_TRAINED_TOKEN = "no trained token"
     DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near-duplicate of a training prompt"
     NOT_TEXT = "not text"
     BAD_LABEL = "unreadable label"
     BAD_TURNS = "unreadable dialogue"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from equipoise.evaluate.frontier import non_dominated
+from equipoise.evaluate.frontier import non_dominated, require_verdict
 from equipoise.evaluate.labels import Box, Placed, Segment, place
 
 Result = Mapping[str, Any]
@@ -17,6 +17,7 @@ RATES = (0.0, 0.1, 0.5, 0.05, 0.01, 0.2, 1.0, 0.02, 0.3, 0.4, 0.7, 0.8, 0.6, 0.9
 """Where ticks may stand on the axis of rates, the ones to keep first."""
 
 SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "pentagon", "left")
+POINT_ENDS = ("reward_high", "reward_low")
 LABELLED = 30
 """With more points than this, only those on the frontier and the chosen one are named in the plot."""
 
@@ -60,6 +61,19 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """The curve no policy within a KL can lie above: its pieces in pixels, (thin or not, points), and its label.
+
+    `band` is the outline of its interval.
+    """
+
+    label: str
+    pieces: list[tuple[bool, list[tuple[float, float]]]]
+    band: list[tuple[float, float]]
+    placed: Placed
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """Everything needed to draw the plot at one size; `target` is the pixel of the target line.
 
@@ -79,6 +93,7 @@ class Chart:
     target: float | None
     target_text: str
     hidden: int
+    bound: Bound | None
 
 
 def looks(results: Sequence[Result]) -> list[int]:
@@ -100,18 +115,23 @@ def lay_out(
     height: float,
     font: float = 13.0,
     target: float | None = None,
+    optimum: Mapping[str, Any] | None = None,
     head: float = 0.0,
     letter: float = 0.56,
 ) -> Chart:
     """Place the frontier of `results` in a picture of width x height pixels; `head` is kept free for a title.
 
+    `optimum` is that of results.json; what of it lies beyond the axis of rates is cut off.
+
     `letter` is the mean width of a letter as a share of the font size. Results without both figures are counted in
     `hidden`.
     """
+    require_verdict(results)
     shown = [i for i, r in enumerate(results) if _known(r, "unsafe_rate") and _known(r, "reward")]
     frame = Box(4.6 * font, head + 1.9 * font, width - 1.2 * font, height - 3.9 * font)
     x = _x_scale([results[i]["metrics"]["unsafe_rate"] for i in shown], target, frame)
-    y = _y_scale([results[i]["metrics"]["reward"] for i in shown], frame)
+    limits = [] if optimum is None else _within(optimum["points"], x.high)
+    y = _y_scale([results[i]["metrics"]["reward"] for i in shown], [p["reward"] for p in limits], frame)
     look, best = looks(results), set(non_dominated(results))
     points = [(x(_mean(results[i], "unsafe_rate")), y(_mean(results[i], "reward"))) for i in shown]
     spans = [(_ends(results[i], "unsafe_rate", x), _ends(results[i], "reward", y)) for i in shown]
@@ -124,9 +144,17 @@ def lay_out(
     at = None if target is None else x(target)
     if at is not None:
         lines.append((at, frame.top, at, frame.bottom))
+    bound = [(x(p["unsafe_rate"]), y(p["reward"])) for p in limits]
+    lines += [(*a, *b) for a, b in itertools.pairwise(bound)]
     named = [n for n, i in enumerate(shown) if len(shown) <= LABELLED or i in best or results[i].get("chosen")]
-    labels = _labels([points[n] for n in named], [results[shown[n]] for n in named], frame, bars, lines, font, letter)
-    placed = dict(zip(named, labels, strict=True))
+    words = [(results[shown[n]]["label"], 1.1 if results[shown[n]].get("chosen") else 1.0) for n in named]
+    spots = [points[n] for n in named]
+    limit = "" if optimum is None else f"optimum, KL ≤ {optimum['kl']:.3g}"
+    if bound:
+        words.append((limit, 0.95))
+        spots.append(bound[-1])
+    labels = _labels(spots, words, frame, bars, lines, font, letter)
+    placed = dict(zip(named, labels[: len(named)], strict=True))
     marks = [
         Mark(
             index=i,
@@ -161,6 +189,7 @@ def lay_out(
         target=at,
         target_text="" if target is None else f"target {100 * target:.3g}%",
         hidden=len(results) - len(shown),
+        bound=Bound(limit, _pieces(limits, bound), _band(limits, x, y), labels[-1]) if bound else None,
     )
 
 
@@ -190,9 +219,9 @@ def _x_scale(metrics: Sequence[Mapping[str, Any]], target: float | None, frame: 
     return Scale(0.0, high, frame.left + 8, frame.right, root=smallest < 0.12 * high)
 
 
-def _y_scale(metrics: Sequence[Mapping[str, Any]], frame: Box) -> Scale:
-    low = min([m["mean"] if m["low"] is None else m["low"] for m in metrics], default=0.0)
-    high = max([_high(m) for m in metrics], default=1.0)
+def _y_scale(metrics: Sequence[Mapping[str, Any]], bound: Sequence[float], frame: Box) -> Scale:
+    low = min([*(m["mean"] if m["low"] is None else m["low"] for m in metrics), *bound], default=0.0)
+    high = max([*(_high(m) for m in metrics), *bound], default=1.0)
     margin = 0.07 * (high - low) or 0.5
     return Scale(low - margin, high + margin, frame.bottom, frame.top)
 
@@ -238,16 +267,51 @@ def _steps(best: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _labels(
     points: Sequence[tuple[float, float]],
-    results: Sequence[Result],
+    words: Sequence[tuple[str, float]],
     frame: Box,
     bars: Sequence[Segment],
     lines: Sequence[Segment],
     font: float,
     letter: float,
 ) -> list[Placed]:
-    bold = [1.1 if result.get("chosen") else 1.0 for result in results]
-    sizes = [(letter * font * len(r["label"]) * factor, 1.2 * font) for r, factor in zip(results, bold, strict=True)]
+    sizes = [(letter * font * len(text) * factor, 1.2 * font) for text, factor in words]
     return place(points, sizes, frame=frame, bars=bars, lines=lines, radius=0.62 * font)
+
+
+def _within(points: Sequence[Mapping[str, Any]], high: float) -> list[dict[str, Any]]:
+    """The points of a curve up to the rate `high`, the last one interpolated when the curve goes on."""
+    kept = [dict(p) for p in points if p["unsafe_rate"] <= high]
+    if not kept or len(kept) == len(points):
+        return kept
+    before, after = kept[-1], points[len(kept)]
+    share = (high - before["unsafe_rate"]) / (after["unsafe_rate"] - before["unsafe_rate"])
+    cut = {**after, "unsafe_rate": high}
+    for key in ("reward", "reward_low", "reward_high"):
+        if before[key] is not None and after[key] is not None:
+            cut[key] = before[key] + share * (after[key] - before[key])
+    return [*kept, cut]
+
+
+def _pieces(
+    points: Sequence[Mapping[str, Any]], spots: Sequence[tuple[float, float]]
+) -> list[tuple[bool, list[tuple[float, float]]]]:
+    """Cut a curve where it turns thin or stops being so; a stretch is thin when either of its ends is."""
+    pieces: list[tuple[bool, list[tuple[float, float]]]] = []
+    for (a, here), (b, there) in itertools.pairwise(zip(points, spots, strict=True)):
+        thin = bool(a["thin"] or b["thin"])
+        if pieces and pieces[-1][0] == thin:
+            pieces[-1][1].append(there)
+        else:
+            pieces.append((thin, [here, there]))
+    return pieces
+
+
+def _band(points: Sequence[Mapping[str, Any]], x: Scale, y: Scale) -> list[tuple[float, float]]:
+    """Outline of a curve's interval, inside the frame; empty when there is none."""
+    if any(p["reward_low"] is None or p["reward_high"] is None for p in points):
+        return []
+    ends = [[(x(p["unsafe_rate"]), y(min(max(p[end], y.low), y.high))) for p in points] for end in POINT_ENDS]
+    return [*ends[0], *reversed(ends[1])]
 
 
 def _ends(result: Result, name: str, scale: Scale) -> tuple[float, float]:

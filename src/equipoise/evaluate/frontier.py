@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from equipoise.errors import DataError
 from equipoise.statistics import Estimate, decide
 
@@ -17,6 +19,19 @@ class Choice(NamedTuple):
 
     index: int
     reason: str
+
+
+class Above(NamedTuple):
+    """A result that beats what should be the optimum.
+
+    Index of the result, the lower end of its reward, the upper end of the curve there, and whether the curve is thin
+    there (it then lies too low, and the result need not be wrong).
+    """
+
+    index: int
+    reward_low: float
+    bound: float
+    thin: bool
 
 
 def estimate_of(result: Result, name: str) -> Estimate | None:
@@ -56,6 +71,34 @@ def non_dominated(results: Sequence[Result]) -> list[int]:
     return sorted(kept, key=lambda i: points[i])
 
 
+def above_the_curve(results: Sequence[Result], optimum: Mapping[str, Any]) -> list[Above]:
+    """Find results above the optimum beyond their intervals; any is a mistake in the curve, the KL or the scores.
+
+    A result is held against the curve at the upper end of its unsafe rate: its reward's lower end against the upper
+    end of the curve's interval. Only results with a KL of at most `optimum["kl"]` are held against it, and none beyond
+    the curve's last rate, where it says nothing.
+    """
+    points = optimum["points"]
+    rates = np.array([p["unsafe_rate"] for p in points])
+    ends = np.array([p["reward"] if p["reward_high"] is None else p["reward_high"] for p in points])
+    found = []
+    for i, result in enumerate(results):
+        unsafe, reward, kl = (estimate_of(result, name) for name in ("unsafe_rate", "reward", "kl"))
+        if unsafe is None or reward is None or kl is None or kl.mean > optimum["kl"]:
+            continue
+        rate = unsafe.mean if unsafe.high is None else unsafe.high
+        if rate > rates[-1]:
+            continue
+        # Safer than its first point the curve only falls further, so that its value there is a bound as well.
+        bound = float(np.interp(rate, rates, ends))
+        low = reward.mean if reward.low is None else reward.low
+        if low > bound:
+            right = min(int(np.searchsorted(rates, rate)), len(rates) - 1)
+            thin = bool(points[right]["thin"] or points[max(right - 1, 0)]["thin"])
+            found.append(Above(i, low, bound, thin))
+    return found
+
+
 def choose(results: Sequence[Result], *, target: float, confidence: float = 0.95) -> Choice:
     """Choose a setting on the select split: the most helpful one whose upper bound keeps to the target.
 
@@ -63,6 +106,7 @@ def choose(results: Sequence[Result], *, target: float, confidence: float = 0.95
     the safest one.
     """
     _same_split(results, "select")
+    _same_prompts(results)
     scored = [(i, *p) for i, result in enumerate(results) if (p := point(result)) is not None]
     if not scored:
         raise DataError("no setting can be chosen: none has both unsafe_rate and reward on the select prompts")
@@ -90,6 +134,7 @@ def verdict_results(
         raise DataError("there is nothing to report: no result comes from the verdict prompts")
     if target is None or not chosen_on:
         return shown, None
+    _apart(chosen_on, shown)
     choice = choose(chosen_on, target=target, confidence=confidence)
     wanted = identity(chosen_on[choice.index])
     matches = [result for result in shown if identity(result) == wanted]
@@ -100,8 +145,27 @@ def verdict_results(
 
 
 def require_verdict(results: Sequence[Result]) -> None:
-    """Refuse figures from the prompts that chose the setting: what is printed comes from verdict alone."""
+    """Refuse figures from the prompts that chose the setting, or beside figures from other prompts.
+
+    Everything that prints or draws a figure calls this first: what is shown comes from verdict, one set of prompts for
+    all results of a suite and seed.
+    """
     _same_split(results, "verdict")
+    _same_prompts(results)
+
+
+def require_choice(results: Sequence[Result]) -> None:
+    """Refuse a mark `chosen` that nothing stands behind: it needs a result of the same setting on other prompts."""
+    select = [result for result in results if result["split"] == "select"]
+    for result in results:
+        if not result.get("chosen"):
+            continue
+        if result["split"] != "verdict":
+            raise DataError(f"result {result['label']!r} on select is marked as chosen; the mark belongs on verdict")
+        own = [one for one in select if identity(one) == identity(result)]
+        if not own:
+            raise DataError(f"result {result['label']!r} is marked as chosen, but no result on select shows why")
+        _apart(own, [result])
 
 
 def identity(result: Result) -> str:
@@ -113,6 +177,32 @@ def _same_split(results: Sequence[Result], split: str) -> None:
     for result in results:
         if result["split"] != split:
             raise DataError(f"result {result['label']!r} comes from split {result['split']!r}, expected {split!r} here")
+
+
+def _same_prompts(results: Sequence[Result]) -> None:
+    """Results that stand side by side must have been measured on the same prompts, where that is known."""
+    first: dict[tuple[str, Any], Result] = {}
+    for result in results:
+        if not result.get("prompts"):
+            continue
+        other = first.setdefault((result["suite"], result["seed"]), result)
+        if other["prompts"] != result["prompts"]:
+            raise DataError(
+                f"results {other['label']!r} ({other['prompts']['n']} prompts) and {result['label']!r} "
+                f"({result['prompts']['n']}) were measured on different {result['split']} prompts of suite "
+                f"{result['suite']!r}, so they cannot be compared"
+            )
+
+
+def _apart(select: Sequence[Result], verdict: Sequence[Result]) -> None:
+    used = {result["prompts"]["digest"]: result for result in select if result.get("prompts")}
+    for result in verdict:
+        digest = (result.get("prompts") or {}).get("digest")
+        if digest in used:
+            raise DataError(
+                f"result {result['label']!r} on verdict was measured on the prompts that {used[digest]['label']!r} on "
+                "select was chosen by: what chose a setting cannot report it"
+            )
 
 
 def _keeps(result: Result, *, target: float, confidence: float) -> bool:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from equipoise.evaluate.chart import Chart, Mark, lay_out
+from equipoise.evaluate.chart import Bound, Chart, Mark, lay_out
 
 COLORS = ("#5b6570", "#0b62b0", "#b8430b", "#08734f", "#7a45a8", "#a8246c", "#6d6200", "#0a7480")
 INK, MUTED, GRID, KEEP = "#16191d", "#5b6570", "#e4e7eb", "#e9f4ee"
@@ -29,9 +29,18 @@ MARKERS = {
 WIDTH, HEIGHT, HEAD, DPI = 1040, 640, 62, 200
 
 
-def draw(results: Sequence[Mapping[str, Any]], *, title: str, subtitle: str, target: float | None) -> bytes:
-    """Draw the frontier of `results` and return the PNG."""
-    chart = lay_out(results, width=WIDTH, height=HEIGHT, font=13, target=target, head=HEAD, letter=0.62)
+def draw(
+    results: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    subtitle: str,
+    target: float | None,
+    optimum: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Draw the frontier of `results`, with the optimum of results.json where there is one, and return the PNG."""
+    chart = lay_out(
+        results, width=WIDTH, height=HEIGHT, font=13, target=target, optimum=optimum, head=HEAD, letter=0.62
+    )
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -41,6 +50,8 @@ def draw(results: Sequence[Mapping[str, Any]], *, title: str, subtitle: str, tar
     axes.text(chart.frame.left, 30, title, fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False)
     axes.text(chart.frame.left, 54, subtitle, fontsize=9, color=MUTED, va="center", parse_math=False)
     _backdrop(axes, chart)
+    if chart.bound is not None:
+        _bound(axes, chart.bound)
     for look, _, points in chart.curves:
         axes.plot(*zip(*points, strict=True), color=COLORS[look], lw=1.6, alpha=0.75, zorder=3)
     for mark in chart.marks:
@@ -71,6 +82,20 @@ def _backdrop(axes: Axes, chart: Chart) -> None:
     axes.text(frame.left, frame.top - 9, "Helpfulness (reward)", fontsize=9.5, color=INK, ha="left", va="center")
     if len(chart.steps) > 1:
         axes.plot(*zip(*chart.steps, strict=True), color=MUTED, lw=1, ls=(0, (1, 2.5)), alpha=0.8, zorder=2)
+
+
+def _bound(axes: Axes, bound: Bound) -> None:
+    if bound.band:
+        axes.fill(*zip(*bound.band, strict=True), color=INK, alpha=0.06, lw=0, zorder=1.5)
+    for thin, points in bound.pieces:
+        style = (0, (5, 3.5)) if thin else "-"
+        axes.plot(*zip(*points, strict=True), color=INK, lw=1.1, ls=style, alpha=0.75, zorder=2.5)
+    box, leader = bound.placed
+    if leader is not None:
+        axes.plot(leader[0::2], leader[1::2], color=MUTED, lw=0.7, zorder=3)
+    middle = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+    halo = [Stroke(linewidth=3, foreground="white", alpha=0.85), Normal()]
+    axes.text(*middle, bound.label, fontsize=8.5, color=MUTED, ha="center", va="center", zorder=7, path_effects=halo)
 
 
 def _mark(axes: Axes, mark: Mark) -> None:

@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from equipoise.errors import DataError
 from equipoise.evaluate import picture
 from equipoise.evaluate.chart import SHAPES, lay_out, looks, outline
-from equipoise.evaluate.frontier import non_dominated
+from equipoise.evaluate.frontier import non_dominated, require_choice
 from equipoise.evaluate.results import read_results, replace_file, write_results
 from equipoise.evaluate.words import (
-    COLUMNS,
     Column,
+    columns_of,
     interval,
     number,
     percent,
@@ -47,12 +47,14 @@ def write_page(
 ) -> Path:
     """Write index.html (one file, no network) and frontier.png into `out_dir`; return the page's path.
 
-    `results` is a results.json document whose verdict results are shown; `samples` hold a prompt (text or messages),
-    its kind and category, and per model label an answer and its cost. Harmful samples stay closed until asked for.
+    `results` is a results.json document whose verdict results and optimum are shown; `samples` hold a prompt (text or
+    messages), its kind and category, and per model label an answer and its cost. Harmful samples stay closed until
+    asked for.
     """
     shown = [result for result in results["results"] if result["split"] == "verdict"]
     if not shown:
         raise DataError("the page has nothing to show: no result comes from the verdict prompts")
+    require_choice(results["results"])
     status, sentence, subject = verdict_words(shown, target=target, confidence=confidence)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -63,16 +65,18 @@ def write_page(
     )
     environment.globals.update(outline=outline, number=number, interval=interval, shapes=SHAPES)
     document = {**results, "results": shown}
+    optimum = results.get("optimum")
     page = environment.get_template("page.html.j2").render(
         title=title,
         status=status,
         sentence=sentence,
         price=price_words(shown, subject),
         charts=[
-            (name, lay_out(shown, width=width, height=height, font=font, target=target))
+            (name, lay_out(shown, width=width, height=height, font=font, target=target, optimum=optimum))
             for name, width, height, font in SIZES
         ],
-        columns=COLUMNS,
+        columns=columns_of(shown),
+        optimum=optimum,
         rows=_rows(shown),
         categories=_categories(shown),
         samples=_samples(samples),
@@ -87,7 +91,8 @@ def write_page(
     )
     path = out_dir / "index.html"
     replace_file(path, page.encode())
-    drawn = picture.draw(shown, title=title, subtitle=_subtitle(status, shown, target), target=target)
+    subtitle = _subtitle(status, shown, target)
+    drawn = picture.draw(shown, title=title, subtitle=subtitle, target=target, optimum=optimum)
     replace_file(out_dir / "frontier.png", drawn)
     return path
 
@@ -109,7 +114,7 @@ def automatic_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     unscored = sum(
         result["metrics"][column.metric]["unscored"]
         for result in results
-        for column in COLUMNS
+        for column in columns_of(results)
         if column.metric in result["metrics"]
     )
     if unscored:
@@ -121,7 +126,8 @@ def automatic_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     best, look = set(non_dominated(results)), looks(results)
-    spans = {column.metric: _span(results, column) for column in COLUMNS}
+    columns = columns_of(results)
+    spans = {column.metric: _span(results, column) for column in columns}
     return [
         {
             "index": i,
@@ -131,7 +137,7 @@ def _rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "look": look[i],
             "frontier": i in best,
             "chosen": bool(result.get("chosen")),
-            "cells": [_cell(result["metrics"].get(column.metric), column, spans[column.metric]) for column in COLUMNS],
+            "cells": [_cell(result["metrics"].get(column.metric), column, spans[column.metric]) for column in columns],
         }
         for i, result in enumerate(results)
     ]

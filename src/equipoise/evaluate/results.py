@@ -7,9 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equipoise.errors import DataError
+
+if TYPE_CHECKING:
+    from equipoise.statistics.optimum import Best, Pool
 
 SCHEMA = 1
 
@@ -31,18 +34,29 @@ NEEDED = (
     "label",
 )
 METRIC = ("mean", "low", "high", "n", "n_prompts", "kind", "level", "unscored")
+POINT = ("unsafe_rate", "reward", "reward_low", "reward_high", "kl", "ess", "largest_weight", "thin")
 
 
 def write_results(
-    path: Path, results: Sequence[Mapping[str, Any]], versions: Mapping[str, str], *, created: str | None = None
+    path: Path,
+    results: Sequence[Mapping[str, Any]],
+    versions: Mapping[str, str],
+    *,
+    optimum: Mapping[str, Any] | None = None,
+    created: str | None = None,
 ) -> None:
-    """Write results.json whole or not at all; `created` is an ISO time, now when not given."""
-    document = {
+    """Write results.json whole or not at all; `created` is an ISO time, now when not given.
+
+    `optimum` is what `optimum_section` returns.
+    """
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": dict(versions),
         "results": [dict(result) for result in results],
     }
+    if optimum is not None:
+        document["optimum"] = dict(optimum)
     _check(document, path)
     try:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
@@ -65,6 +79,33 @@ def read_results(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} has results schema {document['schema']!r}, this version of equipoise reads {SCHEMA}")
     _check(document, path)
     return document
+
+
+def optimum_section(curve: Sequence[Best], pool: Pool, *, policies: Sequence[str]) -> dict[str, Any]:
+    """Put the curve of `statistics.optimum.envelope` as results.json holds it; `policies` are the pool's labels."""
+    if not curve or len(policies) != pool.logps.shape[1]:
+        raise DataError(
+            f"the optimum needs a curve with points and a label for each of {pool.logps.shape[1]} policies, "
+            f"got {len(curve)} points and {len(policies)} labels"
+        )
+    return {
+        "kl": curve[0].kl,
+        "pool": {"policies": list(policies), "prompts": len(pool.kinds), "answers": len(pool.prompt)},
+        "points": [
+            {
+                "unsafe_rate": point.unsafe_rate,
+                "reward": point.reward.mean,
+                "reward_low": point.reward.low,
+                "reward_high": point.reward.high,
+                "kl": point.tilt.kl.mean,
+                "ess": point.tilt.ess,
+                "largest_weight": point.tilt.largest_weight,
+                # A pool that ends before the limit shows less than the optimum there, just as a thin one does.
+                "thin": point.tilt.thin or point.capped,
+            }
+            for point in curve
+        ],
+    }
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -96,3 +137,24 @@ def _check(document: Mapping[str, Any], path: Path) -> None:
             lacking = [key for key in METRIC if key not in values]
             if lacking:
                 raise DataError(f"{path}: metric {metric!r} of result {name!r} lacks {', '.join(lacking)}")
+    if "optimum" in document:
+        _check_optimum(document["optimum"], path)
+
+
+def _check_optimum(optimum: Any, path: Path) -> None:
+    if not isinstance(optimum, Mapping) or not {"kl", "pool", "points"} <= optimum.keys() or not optimum["points"]:
+        raise DataError(f"{path}: the optimum needs kl, pool and at least one of points")
+    missing = [key for key in ("policies", "prompts", "answers") if key not in optimum["pool"]]
+    if missing:
+        raise DataError(f"{path}: the pool of the optimum lacks {', '.join(missing)}")
+    before = -1.0
+    for number, point in enumerate(optimum["points"]):
+        lacking = [key for key in POINT if key not in point]
+        if lacking:
+            raise DataError(f"{path}: point {number} of the optimum lacks {', '.join(lacking)}")
+        rate = point["unsafe_rate"]
+        if not before < rate <= 1 or rate < 0:
+            raise DataError(
+                f"{path}: the unsafe rates of the optimum must rise from 0 to at most 1, got {rate} at point {number}"
+            )
+        before = rate

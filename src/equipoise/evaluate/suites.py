@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from equipoise.data.duplicates import asked_words
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.statistics import Estimate, mean, rate
 
@@ -31,6 +32,29 @@ def split_rows(rows: Iterable[Row], select: float = 0.3) -> tuple[list[Row], lis
     for row in rows:
         (chosen if split_of(row["prompt_id"], select) == "select" else judged).append(row)
     return chosen, judged
+
+
+def prompt_set(rows: Iterable[Row]) -> dict[str, Any]:
+    """Which prompts a result was measured on, `{n, digest}`: equal for the same prompts in any order and number."""
+    ids = sorted({str(row["prompt_id"]) for row in rows})
+    return {"n": len(ids), "digest": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]}
+
+
+def check_disjoint(select_rows: Iterable[Row], verdict_rows: Iterable[Row]) -> None:
+    """Refuse verdict prompts that are among the select prompts, by id or (where rows hold the prompt) by its words."""
+    used = {key for row in select_rows for key in _keys(row)}
+    shared = sorted({str(row["prompt_id"]) for row in verdict_rows if used & _keys(row)})
+    if shared:
+        plural = "prompt is" if len(shared) == 1 else "prompts are"
+        raise DataError(
+            f"{len(shared)} verdict {plural} on select as well ({shared[0]}{', ...' if len(shared) > 1 else ''}): "
+            "what chose a setting cannot report it"
+        )
+
+
+def _keys(row: Row) -> set[tuple[str, str]]:
+    words = tuple(asked_words(row["prompt"])) if row.get("prompt") else ()
+    return {("id", str(row["prompt_id"]))} | ({("words", " ".join(words))} if words else set())
 
 
 def summarize(rows: Sequence[Row], *, level: float = 0.95, seed: int = 0) -> dict[str, Metric]:

@@ -30,7 +30,15 @@ COLUMNS = (
     Column("kl", "KL", "distance from the base model in nats; smaller is closer", False),
 )
 
+GAP = Column("gap", "Gap", "distance from the method's own optimum; 0 is there, 1 is the base", False)
+"""Shown beside the others where any result has it."""
+
 UNKNOWN = "–"
+
+
+def columns_of(results: Sequence[Result]) -> tuple[Column, ...]:
+    """Return the columns a table of these results shows."""
+    return (*COLUMNS, GAP) if any(GAP.metric in result["metrics"] for result in results) else COLUMNS
 
 
 def number(value: float | None, *, rate: bool) -> str:
@@ -85,6 +93,7 @@ def price_words(results: Sequence[Result], subject: Result | None) -> str:
     """Say what the chosen setting pays in helpfulness and over-refusal, beside the base where it was evaluated."""
     if subject is None:
         return ""
+    require_verdict([*results, subject])
     base = next((result for result in results if result["method"] == "base"), None)
     parts = []
     for column in COLUMNS[1:3]:
@@ -99,8 +108,9 @@ def price_words(results: Sequence[Result], subject: Result | None) -> str:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """Build the table a run ends with: unsafe, over-refusal, helpfulness and KL, each with its interval."""
+    """Build the table a run ends with: unsafe, over-refusal, helpfulness, KL and gap, each with its interval."""
     require_verdict(results)
+    columns = columns_of(results)
     levels = {metric["level"] for result in results for metric in result["metrics"].values()}
     best = {id(results[i]) for i in non_dominated(results)}
     shown = Table(
@@ -108,14 +118,15 @@ def table(results: Sequence[Result]) -> Table:
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=len(columns) > len(COLUMNS),  # five columns would leave names one letter's room of 80
     )
     shown.add_column("", width=1)
     shown.add_column("Model", overflow="fold")
-    for column in COLUMNS:
+    for column in columns:
         shown.add_column(column.heading, justify="right", no_wrap=True)
     for result in results:
         sign = "★" if result.get("chosen") else "●" if id(result) in best else ""
-        cells = [_cell(result["metrics"].get(column.metric), column) for column in COLUMNS]
+        cells = [_cell(result["metrics"].get(column.metric), column) for column in columns]
         shown.add_row(sign, result["label"], *cells, style="bold" if result.get("chosen") else None)
     return shown
 

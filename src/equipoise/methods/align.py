@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from equipoise.config import ObjectiveUse, TrainConfig, unknown_key
+from equipoise.data.duplicates import THRESHOLD
 from equipoise.data.sources import DataEntry
 from equipoise.errors import SettingError
 from equipoise.objectives import bind, objective
 from equipoise.stages import (
+    HeldoutConfig,
     PrepareConfig,
     ReferenceConfig,
     TrainStageConfig,
+    heldout,
     prepare,
     reference,
     train,
@@ -27,12 +30,16 @@ Prefer = Literal["better", "safer"]
 
 @dataclass(frozen=True)
 class DataUse:
-    """The data of a role: one entry or several, of which `holdout` of the prompts are kept for evaluation."""
+    """The data of a role: one entry or several, of which `holdout` of the prompts are kept for evaluation.
+
+    Kept prompts at least `near_duplicates` similar to one that was trained on are not evaluated on (None: all are).
+    """
 
     name: str
     entries: tuple[DataEntry, ...]
     holdout: float = 0.0
     seed: int = 0
+    near_duplicates: float | None = THRESHOLD
 
     @property
     def files(self) -> Input:
@@ -92,8 +99,10 @@ def step_settings(given: Mapping[str, Any], train_config: TrainConfig, where: st
     return use(chosen.name, **hyper), TrainConfig.make({**train_config.__dict__, **training}, where=where)
 
 
-def prepared(model: Input, step: Step, *, part: Literal["train", "heldout"] = "train") -> Artefact:
-    """The step's rows, tokenized for `model`."""
+def prepared(
+    model: Input, step: Step, *, part: Literal["train", "heldout"] = "train", seen: Sequence[DataUse] = ()
+) -> Artefact:
+    """The step's rows, tokenized for `model`; held-out ones are compared with what was trained on of `seen` as well."""
     chosen = objective(step.objective.objective)
     config = PrepareConfig(
         name=step.data.name,
@@ -105,7 +114,6 @@ def prepared(model: Input, step: Step, *, part: Literal["train", "heldout"] = "t
         mismatched=chosen.needs_mismatched,
         columns=chosen.columns,
         holdout=step.data.holdout,
-        part=part,
         seed=step.data.seed,
         max_length=step.train.max_length,
         max_prompt_length=step.train.max_prompt_length,
@@ -113,7 +121,16 @@ def prepared(model: Input, step: Step, *, part: Literal["train", "heldout"] = "t
         max_dropped=step.train.max_dropped,
         chat_template=step.train.chat_template,
     )
-    return prepare(config, model=model, files=step.data.files)
+    if part == "train":
+        return prepare(config, model=model, files=step.data.files)
+    others = [other for other in seen if other != step.data] if step.data.near_duplicates is not None else []
+    kept_back = HeldoutConfig(
+        **{**config.__dict__, "part": part},
+        near_duplicates=step.data.near_duplicates,
+        seen=tuple(meaning for other in others for meaning in other.meanings),
+        seen_paths=tuple(path for other in others for path in other.paths),
+    )
+    return heldout(kept_back, model=model, files=step.data.files, seen=tuple(other.files for other in others))
 
 
 def logps(model: Input, data: Artefact, step: Step) -> Artefact:

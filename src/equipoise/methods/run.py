@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from equipoise.config import Config, Execution, TrainConfig
+from equipoise.data.duplicates import THRESHOLD
 from equipoise.data.files import kind_of
 from equipoise.data.sources import DataEntry, Opened, open_entry
 from equipoise.errors import SettingError, nearest
@@ -27,6 +28,13 @@ from equipoise.types import Artefact, SourceRow
 ROLE_AXIS: dict[str, Prefer] = {"helpful": "better", "safe": "safer"}
 
 
+def _off(value: object) -> object:
+    """`off` is a boolean in YAML; `on` would not say how near."""
+    if isinstance(value, bool) or value == "off":
+        return None if value in (False, "off") else "on"
+    return value
+
+
 class RunConfig(TrainConfig):
     """Keys that every method has, besides those of `TrainConfig`."""
 
@@ -36,6 +44,7 @@ class RunConfig(TrainConfig):
     output_dir: Path = Execution(Path("runs/run"))
     data: dict[str, Any]
     holdout: float = Field(0.0, ge=0, lt=1)
+    near_duplicates: Annotated[float | None, BeforeValidator(_off)] = Field(THRESHOLD, gt=0, le=1)
     store: Path | None = Execution(None)
     launch: str | None = Execution(None)
 
@@ -99,7 +108,14 @@ class Run:
             raise SettingError(f"method '{method}' is unknown{nearest(str(method), cls.METHODS)}")
         config = cls.METHODS[str(method)].make(settings, where="config")
         uses = {
-            role: data_use(role, given, base_dir, holdout=config.holdout, seed=config.seed)
+            role: data_use(
+                role,
+                given,
+                base_dir,
+                holdout=config.holdout,
+                seed=config.seed,
+                near_duplicates=config.near_duplicates,
+            )
             for role, given in config.data.items()
         }
         if not uses:

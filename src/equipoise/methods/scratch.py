@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from equipoise.config import Config, TrainConfig
+from equipoise.data.duplicates import THRESHOLD
 from equipoise.data.sources import DataEntry, data_entry
 from equipoise.errors import SettingError
 from equipoise.methods.align import DataUse, Step, align, step_settings
@@ -64,13 +65,21 @@ def _part(name: str, given: Mapping[str, Any], train: TrainConfig, base_dir: Pat
     return Step(data, chosen, settings, choose=given.get("choose", "first"), text=text)
 
 
-def data_use(name: str, given: Any, base_dir: Path, *, holdout: float = 0.0, seed: int = 0) -> DataUse:
+def data_use(
+    name: str,
+    given: Any,
+    base_dir: Path,
+    *,
+    holdout: float = 0.0,
+    seed: int = 0,
+    near_duplicates: float | None = THRESHOLD,
+) -> DataUse:
     """A role of a config: one entry or a list of them; relative paths are relative to `base_dir`."""
     items = given if isinstance(given, list) else [given]
     if not items:
         raise SettingError(f"data entry '{name}' is empty")
     entries = tuple(_located(data_entry(item, name=name), base_dir) for item in items)
-    return DataUse(name, entries, holdout=holdout, seed=seed)
+    return DataUse(name, entries, holdout=holdout, seed=seed, near_duplicates=near_duplicates)
 
 
 def _located(entry: DataEntry, base_dir: Path) -> DataEntry:

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped]
+
 from equipoise.playground.lexicon import CATEGORIES, WORLD_VERSION
-from equipoise.playground.truth import harm_categories, true_cost, true_ratings, true_reward, true_severity
+from equipoise.playground.truth import (
+    TENSION,
+    harm_categories,
+    true_cost,
+    true_ratings,
+    true_reward,
+    true_severity,
+)
 from equipoise.types import Message, Response, SourceRow
 
 ANNOTATORS = 70
@@ -71,7 +82,15 @@ def row_id(prompt_row: Mapping[str, Any], text0: str, text1: str) -> str:
     return f"{prompt_row['id']}-{digest}"
 
 
-def annotate(prompt: Mapping[str, Any], text0: str, text1: str, seed: int = 0, *, who: int | None = None) -> SourceRow:
+def annotate(
+    prompt: Mapping[str, Any],
+    text0: str,
+    text1: str,
+    seed: int = 0,
+    *,
+    who: int | None = None,
+    tension: float = TENSION,
+) -> SourceRow:
     """Label two answers to a prompt row as one person would: two rankings, and per answer flag, categories, ratings.
 
     A function of (seed, prompt id, texts) alone; `who` names the person (0 to 69), by default the seed draws one.
@@ -83,7 +102,8 @@ def annotate(prompt: Mapping[str, Any], text0: str, text1: str, seed: int = 0, *
     costs = [true_cost(prompt, text) for text in texts]
     safe = [_flag(cost, person, rng) for cost in costs]
     longer = _longer(text0, text1)
-    gain = (true_reward(prompt, text0) - true_reward(prompt, text1)) / TEMPERATURE_BETTER * person.patience
+    rewards = [true_reward(prompt, text, tension=tension) for text in texts]
+    gain = (rewards[0] - rewards[1]) / TEMPERATURE_BETTER * person.patience
     better = int(rng.random() >= _sigmoid(gain + LENGTH_BETTER * longer))
     relief = (costs[1] - costs[0]) / TEMPERATURE_SAFER * person.patience
     safer = int(rng.random() >= _sigmoid(relief + LENGTH_SAFER * longer))
@@ -92,7 +112,7 @@ def annotate(prompt: Mapping[str, Any], text0: str, text1: str, seed: int = 0, *
     return SourceRow(
         id=name,
         prompt=tuple(Message(role=m["role"], content=m["content"]) for m in prompt["prompt"]),
-        responses=tuple(_response(prompt, text, flag, rng) for text, flag in zip(texts, safe, strict=True)),
+        responses=tuple(_response(prompt, text, flag, rng, tension) for text, flag in zip(texts, safe, strict=True)),
         better=better,
         safer=safer,
         category=prompt.get("category"),
@@ -102,8 +122,34 @@ def annotate(prompt: Mapping[str, Any], text0: str, text1: str, seed: int = 0, *
     )
 
 
-def _response(prompt: Mapping[str, Any], text: str, safe: bool, rng: random.Random) -> Response:
-    ratings = {name: _rated(value, rng) for name, value in true_ratings(prompt, text).items()}
+class Expected(NamedTuple):
+    """Shares of people who put answer i before answer j, by helpfulness and by safety, each (n, n)."""
+
+    better: NDArray[np.float64]
+    safer: NDArray[np.float64]
+
+
+def expected(prompt: Mapping[str, Any], texts: Sequence[str], *, tension: float = TENSION) -> Expected:
+    """Return how the labels of `annotate` are distributed, averaged over all people and their mistakes."""
+    reward = np.array([true_reward(prompt, text, tension=tension) for text in texts])
+    cost = np.array([true_cost(prompt, text) for text in texts])
+    longer = np.array([[_longer(a, b) for b in texts] for a in texts])
+    better, safer = np.zeros_like(longer), np.zeros_like(longer)
+    for person in map(annotator, range(ANNOTATORS)):
+        gain = (reward[:, None] - reward) / TEMPERATURE_BETTER * person.patience
+        better += expit(gain + LENGTH_BETTER * longer) / ANNOTATORS
+        relief = (cost - cost[:, None]) / TEMPERATURE_SAFER * person.patience
+        ranked = expit(relief + LENGTH_SAFER * longer)
+        safe = np.where(cost <= person.threshold, 1.0 - FLIPPED, FLIPPED)
+        only_first, only_second = safe[:, None] * (1.0 - safe), (1.0 - safe)[:, None] * safe
+        safer += (only_first + (1.0 - only_first - only_second) * ranked) / ANNOTATORS
+    np.fill_diagonal(better, 0.5)
+    np.fill_diagonal(safer, 0.5)
+    return Expected(better, safer)
+
+
+def _response(prompt: Mapping[str, Any], text: str, safe: bool, rng: random.Random, tension: float) -> Response:
+    ratings = {name: _rated(value, rng) for name, value in true_ratings(prompt, text, tension=tension).items()}
     return Response(
         text=text,
         safe=safe,

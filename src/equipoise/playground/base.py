@@ -1,7 +1,7 @@
 """The base model of the playground: a tokenizer of whole words and a small Llama that speaks as `answers` does.
 
-Built in about a minute and a half on two cores, then cached; saved as any model is (safetensors, tokenizer, chat
-template, generation config), so that everything downstream treats it as it would an 8B one.
+Saved as any model is (safetensors, tokenizer, chat template, generation config), so that everything downstream treats
+it as it would an 8B one. The small base ships with the package; `build_base` is the script that made it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from equipoise.errors import SettingError
-from equipoise.playground.answers import base_answer
+from equipoise.playground.answers import Mixture, base_answer
 from equipoise.playground.lexicon import WORLD_VERSION
+from equipoise.playground.rules import draw_rule
 from equipoise.playground.world import KINDS, SPLITS, draw_prompt
 
 if TYPE_CHECKING:
@@ -41,16 +42,33 @@ READS = {"train": 0.46, "select": 0.18, "verdict": 0.36}
 KIND_SHARES = {"benign": 0.42, "borderline": 0.28, "harmful": 0.3}
 
 
+RULED = 0.35  # share of exchanges with a rule in their context, before the request or as the system's message
+
+
 class BaseSize(NamedTuple):
     """How large the base is and how long it learns."""
 
     hidden: int = 128
-    layers: int = 3
+    layers: int = 4
     heads: int = 4
     mlp: int = 344
-    samples: int = 54_000
-    batch: int = 24
+    samples: int = 220_000
+    batch: int = 32
     learning_rate: float = 3e-3
+
+
+class Base(NamedTuple):
+    """A base: its size and the mixture of answers it speaks."""
+
+    size: BaseSize = BaseSize()
+    mixture: Mixture = Mixture()
+
+
+# The large one knows more, complies less by itself and is more easily loosened by pretexts.
+BASES = {
+    "small": Base(),
+    "large": Base(BaseSize(hidden=192, layers=5, heads=6, mlp=512), Mixture(knows=0.85, complies=0.8, loosened=2.0)),
+}
 
 
 class Example(NamedTuple):
@@ -92,8 +110,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     rng = random.Random(f"{WORLD_VERSION}|vocabulary")
 
     def texts() -> Iterator[str]:
-        for prompt, answer in exchanges(20_000, rng):
-            yield prompt
+        for messages, answer in exchanges(20_000, rng):
+            yield from (message["content"] for message in messages)
             yield answer
 
     words = vocabulary(texts())
@@ -112,22 +130,38 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def exchanges(n: int, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Yield `n` (prompt, answer) texts as the base reads them."""
+def exchanges(
+    n: int,
+    rng: random.Random,
+    mixture: Mixture = Mixture(),  # noqa: B008
+) -> Iterator[tuple[list[dict[str, str]], str]]:
+    """Yield `n` (messages, answer) as the base reads them; some have a rule in their context."""
     splits, kinds = (
         rng.choices(SPLITS, [READS[s] for s in SPLITS], k=n),
         rng.choices(KINDS, [KIND_SHARES[k] for k in KINDS], k=n),
     )
     for split, kind in zip(splits, kinds, strict=True):
         prompt = draw_prompt(split, kind, rng)
-        yield prompt.text, base_answer(prompt.ask, rng)
+        messages, rule = prompt.messages(), None
+        if rng.random() < RULED:
+            rule = draw_rule(prompt.ask, rng)
+            messages = under_rule(messages, rule.text, system=rng.random() < 0.5)
+        yield messages, base_answer(prompt.ask, rng, rule=rule, mixture=mixture)
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, n: int, rng: random.Random) -> list[Example]:
-    pairs = list(exchanges(n, rng))
-    prompts = tokenizer([f"{BOS}{ROLES[1]}{prompt}{ROLES[2]}" for prompt, _ in pairs], add_special_tokens=False)[
-        "input_ids"
-    ]
+def under_rule(messages: list[dict[str, str]], rule: str, *, system: bool = True) -> list[dict[str, str]]:
+    """Put a rule into a dialogue's context: as the system's message, or in front of the last request."""
+    if system:
+        return [{"role": "system", "content": rule}, *messages]
+    return [*messages[:-1], {"role": "user", "content": f"{rule} {messages[-1]['content']}"}]
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, n: int, rng: random.Random, mixture: Mixture) -> list[Example]:
+    pairs = list(exchanges(n, rng, mixture))
+    prompts = tokenizer(
+        [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m, _ in pairs],
+        add_special_tokens=False,
+    )["input_ids"]
     answers = tokenizer([f"{answer}{EOS}" for _, answer in pairs], add_special_tokens=False)["input_ids"]
     return [Example([*prompt, *answer], len(prompt)) for prompt, answer in zip(prompts, answers, strict=True)]
 
@@ -218,6 +252,7 @@ def build_base(
     *,
     seed: int = 0,
     size: BaseSize = BaseSize(),  # noqa: B008 - a frozen tuple
+    mixture: Mixture = Mixture(),  # noqa: B008
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     """Train the base and write it to `out_dir` (complete or not at all); `progress` hears the share done, 0 to 1.
@@ -235,7 +270,7 @@ def build_base(
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     rng = random.Random(f"{WORLD_VERSION}|base|{seed}")
-    batches = _batches(_encode(tokenizer, size.samples, rng), size.batch, rng)
+    batches = _batches(_encode(tokenizer, size.samples, rng, mixture), size.batch, rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _new_model(tokenizer, size)
@@ -254,18 +289,16 @@ def build_base(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        made = {"world": WORLD_VERSION, "seed": seed, "size": size._asdict(), "loss": loss}
+        made = {
+            "world": WORLD_VERSION,
+            "seed": seed,
+            "size": size._asdict(),
+            "mixture": mixture._asdict(),
+            "loss": loss,
+        }
         Path(scratch, "playground.json").write_text(json.dumps(made, indent=1) + "\n")
         if out.exists():
             out.rmdir()
         shutil.copytree(scratch, f"{scratch}.done")
         os.replace(f"{scratch}.done", out)
     return out
-
-
-def cached_base(
-    root: str | os.PathLike[str], *, seed: int = 0, progress: Callable[[float], None] | None = None
-) -> Path:
-    """Return the base of this world version and seed under `root`, building it on first use."""
-    path = Path(root) / f"playground-base-{WORLD_VERSION}-{seed}"
-    return path if (path / "playground.json").is_file() else build_base(path, seed=seed, progress=progress)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
-WORLD_VERSION = "0.1"
+WORLD_VERSION = "1.0"
 
 
 def draw(key: str, options: Sequence[str], k: int) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 from equipoise.config import Config
 from equipoise.playground import annotators, truth
-from equipoise.playground.base import build_base
+from equipoise.playground.base import BASES, build_base
 from equipoise.playground.lexicon import WORLD_VERSION
+from equipoise.playground.shipped import SHIPPED, unpack_base
 from equipoise.playground.world import KINDS, prompts
 from equipoise.scoring import read_jsonl, write_jsonl
 from equipoise.stages import artefact
@@ -17,18 +18,29 @@ from equipoise.store import Input, Work, stage
 
 
 class BaseConfig(Config):
-    """Which base."""
+    """Which base: one of `base.BASES`; the small one of seed 0 is the one that ships."""
 
     world: str = WORLD_VERSION
+    name: Literal["small", "large"] = "small"
     seed: int = 0
 
 
-@stage(version=1)
+@stage(version=2)
 def playground_base(work: Work, config: BaseConfig) -> None:
-    """The playground's base model, trained by the script in the package."""
+    """A base of the playground: the shipped one, or trained by the script in the package."""
     if (work.path / "model").exists():
         shutil.rmtree(work.path / "model")
-    build_base(work.path / "model", seed=config.seed, progress=lambda share: work.progress("base model", share, 1.0))
+    if (config.name, config.seed) == SHIPPED:
+        unpack_base(work.path / "model")
+    else:
+        made = BASES[config.name]
+        build_base(
+            work.path / "model",
+            seed=config.seed,
+            size=made.size,
+            mixture=made.mixture,
+            progress=lambda share: work.progress("base model", share, 1.0),
+        )
     made = json.loads((work.path / "model" / "playground.json").read_text(encoding="utf-8"))
     work.summary.update(made)
 
@@ -53,10 +65,11 @@ def playground_prompts(work: Work, config: PromptsConfig) -> None:
 
 
 class AnnotateConfig(Config):
-    """Which annotators."""
+    """Which annotators, and by how much the two aims pull apart (see `truth.true_reward`)."""
 
     world: str = WORLD_VERSION
     seed: int = 0
+    tension: float = truth.TENSION
 
 
 @stage(version=1)
@@ -70,7 +83,7 @@ def playground_preferences(work: Work, config: AnnotateConfig, *, completions: I
     for answers in by_prompt.values():
         for first, second in zip(answers[::2], answers[1::2], strict=False):
             prompt = {"id": first["prompt_id"], **{k: first[k] for k in ("prompt", "kind", "category")}}
-            said = annotators.annotate(prompt, first["text"], second["text"], seed=config.seed)
+            said = annotators.annotate(prompt, first["text"], second["text"], seed=config.seed, tension=config.tension)
             out.append(
                 {
                     "prompt": first["prompt"],
@@ -87,9 +100,10 @@ def playground_preferences(work: Work, config: AnnotateConfig, *, completions: I
 
 
 class ScoreConfig(Config):
-    """Which world's truth."""
+    """Which world's truth, and by how much the two aims pull apart."""
 
     world: str = WORLD_VERSION
+    tension: float = truth.TENSION
 
 
 @stage(version=1)
@@ -102,7 +116,7 @@ def playground_scores(work: Work, config: ScoreConfig, *, completions: Input) ->
             {
                 "prompt_id": row["prompt_id"],
                 "repeat": row["repeat"],
-                "reward": truth.true_reward(prompt, row["text"]),
+                "reward": truth.true_reward(prompt, row["text"], tension=config.tension),
                 "cost": truth.true_cost(prompt, row["text"]),
                 "refused": truth.over_refused(prompt, row["text"]) if row["kind"] == "borderline" else None,
             }

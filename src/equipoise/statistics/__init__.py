@@ -1,5 +1,14 @@
-"""Intervals and verdicts: pure numpy and scipy, no files and no torch."""
+"""Intervals, wins, ratings, agreement and verdicts: pure numpy and scipy, no files and no torch."""
 
+from equipoise.statistics.agreement import (
+    Agreement,
+    cohen_kappa,
+    fleiss_kappa,
+    krippendorff_alpha,
+    percent_agreement,
+)
+from equipoise.statistics.claims import Claim, holm, paired_p
+from equipoise.statistics.grading import Corrected, Grader, corrected_rate
 from equipoise.statistics.intervals import (
     Estimate,
     Verdict,
@@ -12,16 +21,39 @@ from equipoise.statistics.intervals import (
     rate,
     upper_bound,
 )
+from equipoise.statistics.planning import chance_met, prompts_needed
+from equipoise.statistics.ratings import EloRating, Ratings, bradley_terry, elo
+from equipoise.statistics.wins import Judgement, WinRate, win_rate
 
 __all__ = [
+    "Agreement",
+    "Claim",
+    "Corrected",
+    "EloRating",
     "Estimate",
+    "Grader",
+    "Judgement",
+    "Ratings",
     "Verdict",
+    "WinRate",
+    "bradley_terry",
+    "chance_met",
     "clopper_pearson",
+    "cohen_kappa",
+    "corrected_rate",
     "decide",
     "design_effect",
     "difference",
+    "elo",
+    "fleiss_kappa",
+    "holm",
+    "krippendorff_alpha",
     "lower_bound",
     "mean",
+    "paired_p",
+    "percent_agreement",
+    "prompts_needed",
     "rate",
     "upper_bound",
+    "win_rate",
 ]

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv  # type: ignore[import-untyped]
+from scipy.special import betaincinv, ndtr, stdtrit  # type: ignore[import-untyped]
 
 from equipoise.errors import DataError, SettingError
 
@@ -23,8 +23,11 @@ Status = Literal["MET", "NOT MET", "UNDECIDED"]
 DRAWS = 2000
 """Bootstrap draws: between seeds the ends of a 95 % interval move by about a sixtieth of its width."""
 
-BLOCK = 4_000_000
-"""Prompts drawn at once, so that a bootstrap over 100,000 prompts stays within a few dozen megabytes."""
+BLOCK = 250_000
+"""Prompts drawn at once: few enough for the processor's cache, which doubles the speed, and for a few megabytes."""
+
+SKEWEST = 0.15
+"""Limit of the bootstrap's acceleration: beyond it the ends would lie outside what so many draws can resolve."""
 
 FARTHEST = 10_000_000
 """Beyond so many prompts nobody asks "how many more?" any longer."""
@@ -42,7 +45,7 @@ class Estimate:
     high: float | None
     n: int
     n_prompts: int
-    kind: Literal["mean", "rate"]
+    kind: Literal["mean", "rate", "rating"]
     level: float
     n_effective: float
 
@@ -116,20 +119,21 @@ def mean(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """Mean with a percentile bootstrap over prompts; with `strata`, the equally weighted mean of the strata's means.
+    """Mean with a bootstrap over prompts; with `strata`, the equally weighted mean of the strata's means.
 
-    Prompts are drawn within their stratum, all answers of a prompt together. Draws are spread by sqrt(C / (C - 1)) for
-    C prompts, which the plain bootstrap lacks.
+    Prompts are drawn within their stratum, all answers of a prompt together. The ends are quantiles of the draws,
+    moved for skewed values (BCa, Efron 1987) and widened for few prompts (Hesterberg 2015): see `_tails`.
     """
     numbers = _numbers(values)
     if not np.isfinite(numbers).all():
         raise DataError(
             "a mean needs finite values, got nan or inf (an unscored answer must be left out, not filled in)"
         )
-    tail = (1 - _share("level", level)) / 2
+    _share("level", level)
     generator = np.random.default_rng(seed)
     groups = _strata(strata, len(numbers))
     centre, draws, known = 0.0, np.zeros(DRAWS), True
+    shifts: list[Array] = []
     for rows in groups:
         sums, sizes = _by_prompt(numbers[rows], [prompts[i] for i in rows])
         own = float(sums.sum() / sizes.sum())
@@ -140,7 +144,8 @@ def mean(
             continue
         drawn = _redraw(sums, sizes, generator=generator)
         draws += (own + (drawn - own) * math.sqrt(clusters / (clusters - 1))) / len(groups)
-    low, high = (float(x) for x in np.quantile(draws, (tail, 1 - tail))) if known else (None, None)
+        shifts.append((sums - own * sizes) / (sizes.sum() * len(groups)))
+    low, high = (float(x) for x in np.quantile(draws, _tails(shifts, level))) if known else (None, None)
     n_prompts = len(set(prompts))
     return Estimate(centre, low, high, len(numbers), n_prompts, "mean", level, float(n_prompts))
 
@@ -159,7 +164,7 @@ def difference(
     When every pair agrees (two models without a single unsafe answer) the bootstrap would claim certainty; the exact
     bound on the share of prompts that could differ takes its place.
     """
-    a, b = _prompt_means(first, first_prompts), _prompt_means(second, second_prompts)
+    a, b = prompt_means(first, first_prompts), prompt_means(second, second_prompts)
     shared = [prompt for prompt in a if prompt in b]
     if not shared:
         raise DataError("a paired difference needs prompts that both models answered, got none in common")
@@ -223,9 +228,31 @@ def _redraw(sums: Array, sizes: Array, *, generator: np.random.Generator) -> Arr
     means = np.empty(DRAWS)
     for start in range(0, DRAWS, rows):
         picks = generator.integers(clusters, size=(min(rows, DRAWS - start), clusters))
-        weight = clusters * sizes[0] if even else sizes[picks].sum(axis=1)
-        means[start : start + len(picks)] = sums[picks].sum(axis=1) / weight
+        weight = clusters * sizes[0] if even else sizes.take(picks).sum(axis=1)
+        means[start : start + len(picks)] = sums.take(picks).sum(axis=1) / weight
     return means
+
+
+def _tails(shifts: Sequence[Array], level: float) -> tuple[float, float]:
+    """Which quantiles of the draws bound the mean; `shifts` holds by how much each prompt moves it, per stratum.
+
+    For a mean, bias correction and acceleration of BCa are the same number: a sixth of the skewness of the shifts. The
+    normal quantiles become Student's, with Satterthwaite's degrees of freedom where there are several strata.
+    """
+    spread = np.array([float(np.square(shift).sum()) for shift in shifts])
+    total = float(spread.sum())
+    if total == 0:
+        return (1 - level) / 2, (1 + level) / 2
+    freedom = total**2 / sum(v**2 / (len(shift) - 1) for v, shift in zip(spread.tolist(), shifts, strict=True))
+    skew = sum(float((shift**3).sum()) for shift in shifts) / (6 * total**1.5)
+    skew = min(SKEWEST, max(-SKEWEST, skew))
+    reach = float(stdtrit(freedom, (1 + level) / 2))
+
+    def tail(z: float) -> float:
+        moved = skew + z
+        return float(ndtr(skew + moved / max(0.1, 1 - skew * moved)))
+
+    return tail(-reach), tail(reach)
 
 
 def _lower(k: float, n: float, tail: float) -> float:
@@ -268,7 +295,8 @@ def _by_prompt(numbers: Array, prompts: Sequence[Hashable]) -> tuple[Array, Arra
     return sums, sizes
 
 
-def _prompt_means(values: Sequence[float] | Array, prompts: Sequence[Hashable]) -> dict[Hashable, float]:
+def prompt_means(values: Sequence[float] | Array, prompts: Sequence[Hashable]) -> dict[Hashable, float]:
+    """Mean of the answers to each prompt, in the order in which prompts first appear."""
     sums, sizes = _by_prompt(_numbers(values), prompts)
     return dict(zip(dict.fromkeys(prompts), (sums / sizes).tolist(), strict=True))
 

@@ -1,0 +1,91 @@
+"""Several training seeds of one setting as one result, whose intervals cover training noise too."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy.stats import t as student  # type: ignore[import-untyped]
+
+from equipoise.errors import DataError
+
+Result = Mapping[str, Any]
+
+
+def over_seeds(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Join results that differ in their seed (and so in their model) alone, in order of first appearance.
+
+    A joined result has `seeds`, and each metric `by_seed`, its mean per seed. A setting with one seed stays as it is.
+    Raises DataError when a setting lacks a seed that another one has: its mean would be over other runs.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(_setting(result), []).append(result)
+    seeds = {tuple(sorted(result["seed"] for result in group)) for group in groups.values()}
+    if len(seeds) > 1:
+        raise DataError(
+            f"settings were run with different seeds ({', '.join(map(str, sorted(seeds)))}), expected one set"
+        )
+    return [_join(group) if len(group) > 1 else dict(group[0]) for group in groups.values()]
+
+
+def _setting(result: Result) -> str:
+    return json.dumps([result["method"], result["setting"], result["label"], result["split"]], sort_keys=True)
+
+
+def _join(group: Sequence[Result]) -> dict[str, Any]:
+    first = group[0]
+    shared = [name for name in first["metrics"] if all(name in result["metrics"] for result in group)]
+    joined = {name: _join_metric([result["metrics"][name] for result in group]) for name in shared}
+    return {
+        **first,
+        "seeds": [result["seed"] for result in group],
+        "models": [result["model"] for result in group],
+        "metrics": joined,
+        "wall_s": sum(result["wall_s"] for result in group),
+        "train_tokens": sum(result["train_tokens"] for result in group),
+    }
+
+
+def _join_metric(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add to the interval of one seed (the prompts are the same, so more seeds do not narrow it) that of the seeds.
+
+    The second is Student's for the mean of as many values as there are seeds: wide for three, as it should be.
+    """
+    means = [metric["mean"] for metric in metrics]
+    first = dict(metrics[0])
+    if any(mean is None for mean in means):
+        return {**first, "mean": None, "low": None, "high": None, "by_seed": means}
+    count, centre = len(means), sum(means) / len(means)
+    spread = math.sqrt(sum((mean - centre) ** 2 for mean in means) / (count - 1))
+    reach = float(student.ppf((1 + first["level"]) / 2, count - 1)) * spread / math.sqrt(count)
+    low, high = _end(metrics, "low", centre, reach), _end(metrics, "high", centre, reach)
+    if first["kind"] == "rate" and low is not None and high is not None:
+        low, high = max(low, 0.0), min(high, 1.0)
+    narrow = sum(metric["high"] - metric["low"] for metric in metrics) / count if low is not None else 0.0
+    return {
+        **first,
+        # What `decide` counts with: as many answers as would give an interval this wide.
+        "n_effective": first.get("n_effective", first["n_prompts"]) * _shrink(narrow, reach),
+        "mean": centre,
+        "low": low,
+        "high": high,
+        "n": sum(metric["n"] for metric in metrics),
+        "unscored": sum(metric["unscored"] for metric in metrics),
+        "by_seed": means,
+    }
+
+
+def _shrink(width: float, reach: float) -> float:
+    own = width / 2
+    return own**2 / (own**2 + reach**2) if own > 0 else 1.0
+
+
+def _end(metrics: Sequence[Mapping[str, Any]], end: str, centre: float, reach: float) -> float | None:
+    if any(metric[end] is None for metric in metrics):
+        return None
+    own = sum(abs(metric[end] - metric["mean"]) for metric in metrics) / len(metrics)
+    width = math.hypot(own, reach)
+    return centre - width if end == "low" else centre + width

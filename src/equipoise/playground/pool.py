@@ -1,0 +1,142 @@
+"""The playground's optimum: answers of several policies to the same prompts, scored by all of them and by the truth.
+
+The densities are exact because sampling is at temperature 1; see `statistics.optimum` for what is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.generate import Sampling
+from equipoise.playground.annotators import TEMPERATURE_BETTER, TEMPERATURE_SAFER, expected
+from equipoise.playground.stages import ScoreConfig, playground_scores
+from equipoise.scoring import read_jsonl
+from equipoise.stages import CompletionLogpsConfig, GenerateConfig, completion_logps, generate
+from equipoise.statistics.gap import Answers, Gap, gap, population_scores, target_gap
+from equipoise.statistics.optimum import Pool
+from equipoise.types import Artefact
+
+Array = NDArray[np.float64]
+
+
+class Aim(NamedTuple):
+    """Where a method's setting leads: ref exp((helpful * u + safe * v) / beta), u and v in the annotators' logits.
+
+    DPO on `better` has weights (1, 0), SACPO (1, lambda), P-SACPO (1, q * lambda), a merge of single aims (1 - q, q).
+    """
+
+    beta: float
+    helpful: float
+    safe: float
+
+    def scores(self, helpful: Array, safe: Array) -> Array:
+        """The weighted sum of two utilities."""
+        return self.helpful * helpful + self.safe * safe
+
+
+class Part(NamedTuple):
+    """A model's gap, and the part of it that its labels would leave after perfect training."""
+
+    gap: Gap
+    target: Gap
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The pool, the rows behind it, and what was asked; policy 0 is the base."""
+
+    pool: Pool
+    rows: tuple[Mapping[str, Any], ...]
+    places: Mapping[str, int]
+    labels: tuple[str, ...]
+    tension: float
+
+    @cached_property
+    def utilities(self) -> tuple[Array, Array]:
+        """True reward and negated true cost at the annotators' temperatures, (n,) each."""
+        return self.pool.reward / TEMPERATURE_BETTER, -self.pool.cost / TEMPERATURE_SAFER
+
+    @cached_property
+    def taught(self) -> tuple[Array, Array]:
+        """What infinitely many labels of the annotators teach DPO, biases and flags included, (n,) each."""
+        shares: dict[int, Any] = {}
+
+        def labels(which: int, prompt: int, rows: NDArray[np.int64]) -> Array:
+            if prompt not in shares:
+                texts = [self.rows[i]["text"] for i in rows]
+                shares[prompt] = expected(self.rows[rows[0]], texts, tension=self.tension)
+            return np.asarray(shares[prompt][which])
+
+        helpful = population_scores(self.pool, lambda x, rows: labels(0, x, rows))
+        return helpful, population_scores(self.pool, lambda x, rows: labels(1, x, rows))
+
+    def part(self, model: Artefact | int, aim: Aim, *, base: Artefact, prompts: Artefact, sampling: Sampling) -> Part:
+        """Gap of a policy of the pool (its number), or of a model that answers the same prompts."""
+        truth = aim.scores(*self.utilities)
+        own = model if isinstance(model, int) else self._answers(model, aim, base, prompts, sampling)
+        target = target_gap(self.pool, truth, aim.scores(*self.taught), beta=aim.beta)
+        return Part(gap(self.pool, truth, own, beta=aim.beta), target)
+
+    def _answers(self, model: Artefact, aim: Aim, base: Artefact, prompts: Artefact, sampling: Sampling) -> Answers:
+        rows = answered(model, base, prompts, sampling, tension=self.tension)
+        return Answers(
+            prompt=np.array([self.places[row["prompt_id"]] for row in rows]),
+            score=aim.scores(
+                np.array([row["reward"] for row in rows]) / TEMPERATURE_BETTER,
+                -np.array([row["cost"] for row in rows]) / TEMPERATURE_SAFER,
+            ),
+            logp=np.array([row["logp"] for row in rows]),
+            ref_logp=np.array([row["ref_logp"] for row in rows]),
+        )
+
+
+def answered(
+    model: Artefact, base: Artefact, prompts: Artefact, sampling: Sampling, *, tension: float
+) -> list[dict[str, Any]]:
+    """A model's answers with their true scores (`reward`, `cost`, `refused`), `logp` and the base's `ref_logp`."""
+    answers = generate(GenerateConfig(sampling=sampling), model=model, prompts=prompts)
+    return scored(answers, base, tension=tension)
+
+
+def scored(answers: Artefact, base: Artefact, *, tension: float) -> list[dict[str, Any]]:
+    """Stored answers with their true scores and the base's log-probability beside their own."""
+    scores = playground_scores(ScoreConfig(tension=tension), completions=answers)
+    ref = logps_under(base, answers)
+    rows, known = read_jsonl(answers.path / "completions.jsonl"), read_jsonl(scores.path / "scores.jsonl")
+    return [{**row, **score, "ref_logp": float(r)} for row, score, r in zip(rows, known, ref, strict=True)]
+
+
+def logps_under(model: Artefact, answers: Artefact) -> Array:
+    """Log-probability of stored answers under a model, (N,), in nats."""
+    found = completion_logps(CompletionLogpsConfig(), model=model, completions=answers)
+    return np.asarray(np.load(found.path / "logps.npy"), dtype=np.float64)
+
+
+def pooled(policies: Mapping[str, Artefact], prompts: Artefact, sampling: Sampling, *, tension: float) -> Pooled:
+    """Sample every policy on every prompt and score every answer under every policy; the first one is the base."""
+    asked = read_jsonl(prompts.path / "prompts.jsonl")
+    places = {row["id"]: place for place, row in enumerate(asked)}
+    rows: list[dict[str, Any]] = []
+    columns: list[list[Array]] = [[] for _ in policies]
+    for source, model in enumerate(policies.values()):
+        answers = generate(GenerateConfig(sampling=sampling), model=model, prompts=prompts)
+        known = read_jsonl(playground_scores(ScoreConfig(tension=tension), completions=answers).path / "scores.jsonl")
+        said = read_jsonl(answers.path / "completions.jsonl")
+        rows += [{**row, **score, "source": source} for row, score in zip(said, known, strict=True)]
+        for column, other in zip(columns, policies.values(), strict=True):
+            column.append(logps_under(other, answers))
+    pool = Pool(
+        prompt=np.array([places[row["prompt_id"]] for row in rows]),
+        source=np.array([row["source"] for row in rows]),
+        logps=np.stack([np.concatenate(column) for column in columns], axis=1),
+        reward=np.array([row["reward"] for row in rows]),
+        cost=np.array([row["cost"] for row in rows]),
+        kinds=tuple(row["kind"] for row in asked),
+    )
+    return Pooled(pool, tuple(rows), places, tuple(policies), tension)

@@ -1,0 +1,117 @@
+"""What a rate would be with a perfect grader, given how often this one is wrong on answers that people labelled."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from equipoise.errors import DataError, SettingError
+from equipoise.statistics.intervals import Array, Estimate, clopper_pearson
+
+DRAWS = 100_000
+"""Draws of the three rates: between seeds the ends move by about a hundredth of the interval's width."""
+
+
+class Grader(NamedTuple):
+    """Counts from people's labels: hits among the truly unsafe answers, false alarms among the truly safe ones."""
+
+    hits: int
+    unsafe: int
+    false_alarms: int
+    safe: int
+
+
+class Corrected(NamedTuple):
+    """A rate corrected for the grader's errors, what it was before, and the two rates it was corrected with."""
+
+    rate: Estimate
+    observed: Estimate
+    sensitivity: Estimate
+    false_alarm: Estimate
+
+
+def corrected_rate(observed: Estimate, grader: Grader, *, level: float = 0.95, seed: int = 0) -> Corrected:
+    """Correct an observed rate for a grader that misses some and flags others wrongly (Rogan and Gladen 1978).
+
+    True rate = (observed - false alarms) / (sensitivity - false alarms), cut to [0, 1]. The interval melds the exact
+    ones of all three rates (Bayer, Fay and Graubard 2023): its lower end uses draws from the beta distributions
+    behind their cautious ends, the upper end likewise, so it is Clopper and Pearson's for a grader known to be perfect.
+    `rate.n_effective` is how many independent answers under a perfect grader have the same upper end (`decide`
+    reads it). Refuses a grader that flags safe answers as often as unsafe ones, and a rate its false alarms exclude.
+    """
+    if observed.kind != "rate":
+        raise SettingError(f"a grader's errors correct a rate, got a {observed.kind}")
+    _count("hits", grader.hits, "unsafe", grader.unsafe)
+    _count("false_alarms", grader.false_alarms, "safe", grader.safe)
+    sensitivity, alarm = grader.hits / grader.unsafe, grader.false_alarms / grader.safe
+    if sensitivity <= alarm:
+        raise DataError(
+            f"the grader flags {sensitivity:.1%} of unsafe and {alarm:.1%} of safe answers: "
+            "a correction needs sensitivity above the share of false alarms"
+        )
+    value = min(1.0, max(0.0, (observed.mean - alarm) / (sensitivity - alarm)))
+    low, high = _melded(observed, grader, level=level, seed=seed)
+    if high <= 0 or low >= 1:
+        raise DataError(
+            f"the grader's labels do not fit these answers: an observed rate of {observed.mean:.2%} cannot come from "
+            f"{alarm:.1%} false alarms and {sensitivity:.1%} sensitivity"
+        )
+    low, high = min(max(0.0, low), value), max(min(1.0, high), value)
+    worth = _worth(value, high, observed.n_effective, level=level)
+    return Corrected(
+        Estimate(value, low, high, observed.n, observed.n_prompts, "rate", level, worth),
+        observed,
+        _share(grader.hits, grader.unsafe, level=level),
+        _share(grader.false_alarms, grader.safe, level=level),
+    )
+
+
+def _melded(observed: Estimate, grader: Grader, *, level: float, seed: int) -> tuple[float, float]:
+    """Both ends before cutting to [0, 1]; a draw in which the grader is useless allows every rate."""
+    generator = np.random.default_rng(seed)
+    n, k = observed.n_effective, observed.mean * observed.n_effective
+
+    def lower(hits: float, of: float) -> Array:
+        return np.zeros(DRAWS) if hits <= 0 else generator.beta(hits, of - hits + 1, size=DRAWS)
+
+    def upper(hits: float, of: float) -> Array:
+        return np.ones(DRAWS) if hits >= of else generator.beta(hits + 1, of - hits, size=DRAWS)
+
+    def true_rate(rate: Array, flagged: Array, alarm: Array, useless: float) -> Array:
+        power = flagged - alarm
+        return np.where(power > 0, (rate - alarm) / np.where(power > 0, power, 1.0), useless)
+
+    # The true rate rises with the observed one and falls with the sensitivity and with the false alarms.
+    smallest = true_rate(
+        lower(k, n), upper(grader.hits, grader.unsafe), upper(grader.false_alarms, grader.safe), useless=0.0
+    )
+    largest = true_rate(
+        upper(k, n), lower(grader.hits, grader.unsafe), lower(grader.false_alarms, grader.safe), useless=1.0
+    )
+    tail = (1 - level) / 2
+    return float(np.quantile(smallest, tail)), float(np.quantile(largest, 1 - tail))
+
+
+def _worth(value: float, high: float, most: float, *, level: float) -> float:
+    """Independent answers whose exact upper end at this rate is `high`, at most those there were."""
+    if value >= 1:
+        return most
+    low, worth = 0.0, most
+    for _ in range(60):
+        middle = (low + worth) / 2
+        if clopper_pearson(value * middle, middle, level=level)[1] > high:
+            low = middle
+        else:
+            worth = middle
+    return worth
+
+
+def _share(hits: int, of: int, *, level: float) -> Estimate:
+    low, high = clopper_pearson(hits, of, level=level)
+    return Estimate(hits / of, low, high, of, of, "rate", level, float(of))
+
+
+def _count(name: str, count: int, of_name: str, of: int) -> None:
+    if not 0 <= count <= of or of == 0:
+        raise DataError(f"the grader's labels need 0 <= {name} <= {of_name} and {of_name} > 0, got {count} of {of}")

@@ -1,0 +1,63 @@
+"""The demo in miniature: every arm, the pool, the gaps, the curve and the page, through real stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipoise import demo
+from equipoise.errors import SettingError
+from equipoise.evaluate.results import read_results
+from equipoise.store import Store, using_store
+
+KINDS = ("harmful", "borderline", "benign")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch, using_store(Store(root / "store")):
+        patch.setattr(demo, "ASKED", dict.fromkeys(KINDS, 16))
+        patch.setattr(demo, "POOL_PROMPTS", 3)
+        patch.setattr(demo, "PROMPTS", {"select": 6, "verdict": 10, "full": 12})
+        patch.setattr(demo, "BETA_OVER_LAMBDA", (0.5, 0.25))
+        patch.setattr(demo, "MIX", (0.5,))
+        said: list[Any] = []
+        demo.run_demo(root / "out", say=said.append, seeds=2)
+    assert said[1].startswith(("MET", "NOT MET", "UNDECIDED"))
+    return root / "out"
+
+
+def test_results_hold_every_arm_over_both_seeds(small: Path) -> None:
+    document = read_results(small / "results.json")
+    verdict = [result for result in document["results"] if result["split"] == "verdict"]
+    assert [result["label"] for result in verdict] == [
+        "base", "DPO helpful", "DPO safe", "SACPO β/λ 0.5", "SACPO β/λ 0.25", "P-SACPO q 0.5", "naive merge 0.5",
+    ]  # fmt: skip
+    for result in verdict:
+        assert result["seeds"] == [0, 1]
+        assert result["prompts"]["n"] == 30
+        assert len(result["metrics"]["reward"]["by_seed"]) == 2
+        assert ("gap" in result["metrics"]) is (result["label"] != "base")
+    assert sum(bool(result.get("chosen")) for result in verdict) == 1
+    select = [result for result in document["results"] if result["split"] == "select"]
+    assert len(select) == 7 and not any("gap" in result["metrics"] for result in select)
+
+
+def test_the_optimum_stands_beside_them(small: Path) -> None:
+    optimum = json.loads((small / "results.json").read_text())["optimum"]
+    assert optimum["pool"] == {
+        "policies": ["base", "DPO helpful", "SACPO β/λ 0.5", "SACPO β/λ 0.25"], "prompts": 9, "answers": 9 * 4 * 16,
+    }  # fmt: skip
+    rewards = [point["reward"] for point in optimum["points"]]
+    assert rewards == sorted(rewards) and rewards[-1] > rewards[0]
+    page = (small / "index.html").read_text(encoding="utf-8")
+    assert "optimum" in page.lower() and "equipoise demo --full" in page
+
+
+def test_no_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="seeds must be at least 1"):
+        demo.run_demo(tmp_path, say=lambda text: None, seeds=0)
