@@ -65,6 +65,7 @@ def main() -> None:
                 "repetitions": args.repetitions,
                 "seed": args.seed,
                 "seconds": round(time.perf_counter() - start, 1),
+                "cpu_seconds": round(time.process_time(), 1),
                 "python": sys.version.split()[0],
                 "numpy": np.__version__,
                 "date": datetime.date.today().isoformat(),

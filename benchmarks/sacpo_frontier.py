@@ -4,14 +4,16 @@
 
 Arms: one aim alone; SACPO over beta/lambda (helpful, then safe); P-SACPO over q; naive merges over q; the other order;
 KTO in either step. Every figure comes from verdict prompts, with an interval over prompts and seeds. The last line is
-JSON; before it stands a table. With `--split` one setting's gap is parted into target (what its labels would leave
-after perfect training), data (what four times as many pairs a step gain, in as many steps) and optimization (the rest).
+JSON; before it stands a table. `reward_at_unsafe_rate` compares lines at equal safety: mean and range over seeds.
+With `--split` one setting's gap is parted into target (what its labels would leave after perfect training), data (what
+four times as many pairs a step gain, in as many steps) and optimization (the rest).
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -22,11 +24,13 @@ from machine import description
 
 from equipoise import demo
 from equipoise.demo import BETA, TRAIN, Candidate, World, preferences, world_base
-from equipoise.evaluate.frontier import choose, identity
+from equipoise.evaluate.frontier import above_the_curve, choose, identity
+from equipoise.evaluate.results import optimum_section
 from equipoise.evaluate.seeds import over_seeds
 from equipoise.methods.align import DataUse, Step, use
 from equipoise.methods.sacpo import naive_merge, sacpo
-from equipoise.playground.pool import Aim
+from equipoise.playground.pool import Aim, Pooled
+from equipoise.statistics.optimum import envelope
 from equipoise.store import Store, using_store
 from equipoise.types import Artefact
 
@@ -73,19 +77,23 @@ def arms(base: Artefact, data: DataUse, seed: int) -> Iterator[Candidate]:
         yield Candidate(f"KTO, DPO β/λ {ratio:g}", "sacpo-kd", {"beta/lambda": ratio}, model, "KTO, DPO")
 
 
-def run(seeds: int, world: World, counts: dict[str, int]) -> list[dict[str, Any]]:
-    """Train, evaluate and measure the gap of every arm with every seed; joined over seeds."""
+def run(seeds: int, world: World, counts: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train, evaluate and measure the gap of every arm with every seed, over seeds; and the curve of the first."""
     base = world_base(world)
     results: list[dict[str, Any]] = []
+    pools: list[Pooled] = []
     for seed in range(seeds):
         models = list(arms(base, preferences(base, world, seed), seed))
         splits = {"select": dict.fromkeys(counts, 150), "verdict": counts}
         found = demo.evaluate(models, world, seed=seed, counts=splits)
         pool = demo.pool_of(models, world, seed=seed)
+        pools.append(pool)
         known = {model.label: part for model, part in demo.gaps(pool, models, seed=seed)}
         results += [demo.with_gap(result, known) for result in found.results]
         print(f"seed {seed} done", file=sys.stderr, flush=True)
-    return over_seeds(results)
+    joined = over_seeds(results)
+    curve = envelope(pools[0].pool, kl=max(result["metrics"]["kl"]["mean"] for result in joined))
+    return joined, optimum_section(curve, pools[0].pool, policies=pools[0].labels)
 
 
 def split_gap(ratio: float, seeds: int, world: World, *, times: int = 4) -> list[dict[str, float]]:
@@ -106,6 +114,46 @@ def split_gap(ratio: float, seeds: int, world: World, *, times: int = 4) -> list
         target = known[chosen.label].target.value.mean
         parts.append({"gap": whole, "target": target, "data": whole - few, "optimization": few - target})
     return parts
+
+
+def at_equal_safety(verdict: list[dict[str, Any]], rates: tuple[float, ...]) -> dict[str, dict[str, Any]]:
+    """Reward of every line at the same unsafe rates: interpolated seed by seed, None where a line does not reach."""
+    ends = {"P-SACPO": ("DPO helpful", f"SACPO β/λ {min(SWEEP):g}"), f"naive {BETA:g}": ("DPO helpful", "DPO safe")}
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for result in verdict:
+        if "line" in result:
+            lines.setdefault(result["line"], []).append(result)
+    for line, labels in ends.items():
+        lines[line] += [result for result in verdict if result["label"] in labels]
+    table: dict[str, dict[str, Any]] = {}
+    for line, points in lines.items():
+        for rate in rates:
+            values = [
+                _interpolate([(_of(r, "unsafe_rate", seed), _of(r, "reward", seed)) for r in points], rate)
+                for seed in range(len(points[0].get("seeds", [0])))
+            ]
+            known = [value for value in values if value is not None]
+            table.setdefault(line, {})[f"{rate:g}"] = (
+                {"mean": sum(known) / len(known), "low": min(known), "high": max(known)}
+                if len(known) == len(values)
+                else None
+            )
+    return table
+
+
+def _of(result: dict[str, Any], name: str, seed: int) -> float:
+    metric = result["metrics"][name]
+    return float(metric["by_seed"][seed] if "by_seed" in metric else metric["mean"])
+
+
+def _interpolate(points: list[tuple[float, float]], rate: float) -> float | None:
+    """Reward at an unsafe rate between the two points around it, the better where several pairs enclose it."""
+    found = []
+    ordered = sorted(points)
+    for (x0, y0), (x1, y1) in itertools.pairwise(ordered):
+        if x0 <= rate <= x1 and x1 > x0:
+            found.append(y0 + (y1 - y0) * (rate - x0) / (x1 - x0))
+    return max(found, default=None)
 
 
 def cell(metric: dict[str, Any] | None) -> str:
@@ -129,7 +177,7 @@ def main() -> None:
         if args.split:
             outcome: dict[str, Any] = {"beta/lambda": args.split, "seeds": split_gap(args.split, args.seeds, world)}
         else:
-            results = run(args.seeds, world, dict.fromkeys(("harmful", "borderline", "benign"), args.prompts))
+            results, curve = run(args.seeds, world, dict.fromkeys(("harmful", "borderline", "benign"), args.prompts))
             verdict = [result for result in results if result["split"] == "verdict"]
             select = [result for result in results if result["split"] == "select"]
             taken = identity(select[choose(select, target=demo.TARGET).index])
@@ -139,7 +187,13 @@ def main() -> None:
                     cells = [cell(result["metrics"].get(name)) for name in SHOWN]
                     print("| " + " | ".join([result["label"], *cells]) + " |")
             rows = [{"label": r["label"], **{n: r["metrics"][n] for n in SHOWN if n in r["metrics"]}} for r in verdict]
-            outcome = {"chosen": next(r["label"] for r in verdict if identity(r) == taken), "results": rows}
+            outcome = {
+                "chosen": next(r["label"] for r in verdict if identity(r) == taken),
+                "reward_at_unsafe_rate": at_equal_safety(verdict, (0.03, 0.05, 0.1, 0.2, 0.4)),
+                "above_the_curve": [verdict[a.index]["label"] for a in above_the_curve(verdict, curve) if not a.thin],
+                "optimum": curve,
+                "results": rows,
+            }
     about = {"date": datetime.date.today().isoformat(), "machine": description(), "base": args.base}
     print(json.dumps({**outcome, **about}))
 

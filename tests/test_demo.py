@@ -10,6 +10,7 @@ import pytest
 
 from equipoise import demo
 from equipoise.errors import SettingError
+from equipoise.evaluate.frontier import above_the_curve
 from equipoise.evaluate.results import read_results
 from equipoise.store import Store, using_store
 
@@ -22,7 +23,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, using_store(Store(root / "store")):
         patch.setattr(demo, "ASKED", dict.fromkeys(KINDS, 16))
         patch.setattr(demo, "POOL_PROMPTS", 3)
-        patch.setattr(demo, "PROMPTS", {"select": 6, "verdict": 10, "full": 12})
+        patch.setattr(demo, "PROMPTS", {"select": 6, "verdict": 10})
         patch.setattr(demo, "BETA_OVER_LAMBDA", (0.5, 0.25))
         patch.setattr(demo, "MIX", (0.5,))
         said: list[Any] = []
@@ -52,6 +53,8 @@ def test_the_optimum_stands_beside_them(small: Path) -> None:
     assert optimum["pool"] == {
         "policies": ["base", "DPO helpful", "SACPO β/λ 0.5", "SACPO β/λ 0.25"], "prompts": 9, "answers": 9 * 4 * 16,
     }  # fmt: skip
+    verdict = [result for result in read_results(small / "results.json")["results"] if result["split"] == "verdict"]
+    assert [above for above in above_the_curve(verdict, optimum) if not above.thin] == []
     rewards = [point["reward"] for point in optimum["points"]]
     assert rewards == sorted(rewards) and rewards[-1] > rewards[0]
     page = (small / "index.html").read_text(encoding="utf-8")

@@ -22,6 +22,7 @@ ROWS = {
     "scoring": 5, "launch": 5, "evaluate": 5,
     "stages": 6,
     "methods": 7, "playground.base": 7, "playground.shipped": 7, "playground.stages": 7, "playground.pool": 7,
+    "playground.census": 7,
     "demo": 8, "runs": 8, "progress": 8, "cli": 8, "__main__": 8,
 }  # fmt: skip
 # Never imported while a module loads: heavy, optional, or only an oracle of the tests.

@@ -33,26 +33,6 @@ def labelled(seed: int) -> list[SourceRow]:
     return [annotate(*pair, seed) for pair in pairs()]
 
 
-def agreement(what) -> float:
-    return float(np.mean([what(a) == what(b) for a, b in zip(labelled(1), labelled(2), strict=True)]))
-
-
-def test_two_people_agree_as_often_as_in_safe_rlhf() -> None:
-    assert agreement(lambda row: row.better) == pytest.approx(0.69, abs=0.02)
-    assert agreement(lambda row: row.safer) == pytest.approx(0.67, abs=0.02)
-
-
-def test_the_longer_answer_is_preferred_as_often_as_in_real_sets() -> None:
-    longer, better, safer = [], [], []
-    for (_, text0, text1), row in zip(pairs(), labelled(1), strict=True):
-        if len(text0.split()) != len(text1.split()):
-            longer.append(int(len(text1.split()) > len(text0.split())))
-            better.append(row.better)
-            safer.append(row.safer)
-    assert np.mean(np.array(longer) == better) == pytest.approx(0.57, abs=0.02)
-    assert np.mean(np.array(longer) == safer) == pytest.approx(0.44, abs=0.02)
-
-
 def test_labels_follow_the_truth_more_often_than_not() -> None:
     rows = list(zip(pairs(), labelled(1), strict=True))
     gains = [(true_reward(p, b) - true_reward(p, a), row.better) for (p, a, b), row in rows]

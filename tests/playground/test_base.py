@@ -43,6 +43,12 @@ def test_one_token_a_word_or_mark(tokenizer) -> None:
     assert tokenizer.convert_ids_to_tokens(tokenizer("zebra", add_special_tokens=False)["input_ids"]) == ["<unk>"]
 
 
+def test_preference_tokens_can_be_written(tokenizer) -> None:
+    text = "< helpfulness: 5 > < honesty: 10 > < harmlessness: 0 > what is a jar made of?"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
+
+
 def test_every_word_of_every_split_is_known(tokenizer) -> None:
     for split in ("train", "select", "verdict"):
         for kind in KINDS:

@@ -42,7 +42,9 @@ READS = {"train": 0.46, "select": 0.18, "verdict": 0.36}
 KIND_SHARES = {"benign": 0.42, "borderline": 0.28, "harmful": 0.3}
 
 
-RULED = 0.35  # share of exchanges with a rule in their context, before the request or as the system's message
+# Words it never reads but that methods put before a request: how much of what is wanted.
+WANTED = "< helpfulness: 0 1 2 3 4 5 > < honesty: 6 7 8 9 10 > < harmlessness: >"
+RULED = 0.2  # share of exchanges with a rule in their context, before the request or as the system's message
 
 
 class BaseSize(NamedTuple):
@@ -52,7 +54,7 @@ class BaseSize(NamedTuple):
     layers: int = 4
     heads: int = 4
     mlp: int = 344
-    samples: int = 220_000
+    samples: int = 150_000
     batch: int = 32
     learning_rate: float = 3e-3
 
@@ -110,6 +112,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     rng = random.Random(f"{WORLD_VERSION}|vocabulary")
 
     def texts() -> Iterator[str]:
+        yield WANTED
         for messages, answer in exchanges(20_000, rng):
             yield from (message["content"] for message in messages)
             yield answer

@@ -69,7 +69,7 @@ def forbids(rule: Rule, ask: Ask) -> bool:
 
 
 def draw_rule(ask: Ask, rng: random.Random) -> Rule:
-    """Draw a rule as the base meets them while it learns: half are beside the point, or it would obey any."""
-    scope = rng.choices(SCOPES, (0.6, 0.15, 0.25))[0]
-    own = ask.category is not None and rng.random() < 0.5
+    """Draw a rule as the base meets them while it learns: mostly about what is asked, often not forbidding it."""
+    scope = rng.choices(SCOPES, (0.45, 0.35, 0.2))[0]
+    own = ask.category is not None and rng.random() < 0.65
     return write_rule(scope, ask.category if own else rng.choice(CATEGORIES), rng)
