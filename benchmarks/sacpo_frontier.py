@@ -1,6 +1,6 @@
 """SACPO in the playground, over seeds: every setting's gap to its own optimum, against sweeping, merging and order.
 
-    python benchmarks/sacpo_frontier.py --store runs/store --seeds 3 --json
+    python benchmarks/sacpo_frontier.py --store runs/store --seeds 0 1 2
 
 Arms: one aim alone; SACPO over beta/lambda (helpful, then safe); P-SACPO over q; naive merges over q; the other order;
 KTO in either step. Every figure comes from verdict prompts, with an interval over prompts and seeds. The last line is
@@ -16,7 +16,7 @@ import datetime
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from equipoise.statistics.optimum import envelope
 from equipoise.store import Store, using_store
 from equipoise.types import Artefact
 
-SWEEP = (1.0, 0.5, 0.25, 0.125, 0.0625)
+SWEEP = (0.5, 0.25, 0.125, 0.0625)
+OTHER = (0.25, 0.125)  # for the other order and for KTO
 MIX = (0.25, 0.5, 0.75)
 SHOWN = ("unsafe_rate", "over_refusal", "reward", "kl", "gap", "gap_target")
 
@@ -59,30 +60,28 @@ def arms(base: Artefact, data: DataUse, seed: int) -> Iterator[Candidate]:
     for q, model in mixed.merged.items():
         aim = Aim(BETA, 1, q * BETA / strongest)
         yield Candidate(f"P-SACPO q {q:g}", "p-sacpo", {"q": q, "beta/lambda": strongest}, model, "P-SACPO", aim)
-    for ratio in (BETA, strongest):
-        for q, model in naive_merge(base, helpful, step("safer", ratio), mix=MIX).items():
-            setting = {"q": q, "beta/lambda": ratio}
-            aim = Aim(BETA, 1 - q, q * BETA / ratio)
-            yield Candidate(f"naive β/λ {ratio:g} q {q:g}", "naive-merge", setting, model, f"naive {ratio:g}", aim)
-    for ratio in SWEEP[1:4]:
+    for q, model in naive_merge(base, helpful, step("safer", strongest), mix=MIX).items():
+        aim = Aim(BETA, 1 - q, q * BETA / strongest)
+        yield Candidate(f"naive q {q:g}", "naive-merge", {"q": q, "beta/lambda": strongest}, model, "naive", aim)
+    for ratio in OTHER:
         model = sacpo(base, [step("safer", ratio), helpful]).steps[-1]
         aim = Aim(BETA, 1, BETA / ratio)
         yield Candidate(f"safe first β/λ {ratio:g}", "sacpo-sh", {"beta/lambda": ratio}, model, "safe first", aim)
     # KTO has no optimum of this form, so its arms have no gap.
-    for ratio in SWEEP[1:4]:
+    for ratio in OTHER:
         model = sacpo(base, [helpful, step("safer", ratio, "kto")]).steps[-1]
         yield Candidate(f"DPO, KTO β/λ {ratio:g}", "sacpo-dk", {"beta/lambda": ratio}, model, "DPO, KTO")
-    for ratio in SWEEP[1:4]:
+    for ratio in OTHER:
         model = sacpo(base, [step("better", BETA, "kto"), step("safer", ratio)]).steps[-1]
         yield Candidate(f"KTO, DPO β/λ {ratio:g}", "sacpo-kd", {"beta/lambda": ratio}, model, "KTO, DPO")
 
 
-def run(seeds: int, world: World, counts: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(seeds: Sequence[int], world: World, counts: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Train, evaluate and measure the gap of every arm with every seed, over seeds; and the curve of the first."""
     base = world_base(world)
     results: list[dict[str, Any]] = []
     pools: list[Pooled] = []
-    for seed in range(seeds):
+    for seed in seeds:
         models = list(arms(base, preferences(base, world, seed), seed))
         splits = {"select": dict.fromkeys(counts, 150), "verdict": counts}
         found = demo.evaluate(models, world, seed=seed, counts=splits)
@@ -96,11 +95,11 @@ def run(seeds: int, world: World, counts: dict[str, int]) -> tuple[list[dict[str
     return joined, optimum_section(curve, pools[0].pool, policies=pools[0].labels)
 
 
-def split_gap(ratio: float, seeds: int, world: World, *, times: int = 4) -> list[dict[str, float]]:
+def split_gap(ratio: float, seeds: Sequence[int], world: World, *, times: int = 4) -> list[dict[str, float]]:
     """Part the gap of one SACPO setting, seed by seed."""
     base = world_base(world)
     parts = []
-    for seed in range(seeds):
+    for seed in seeds:
         models = list(arms(base, preferences(base, world, seed), seed))
         pool = demo.pool_of(models, world, seed=seed)
         aim = Aim(BETA, 1, BETA / ratio)
@@ -118,7 +117,7 @@ def split_gap(ratio: float, seeds: int, world: World, *, times: int = 4) -> list
 
 def at_equal_safety(verdict: list[dict[str, Any]], rates: tuple[float, ...]) -> dict[str, dict[str, Any]]:
     """Reward of every line at the same unsafe rates: interpolated seed by seed, None where a line does not reach."""
-    ends = {"P-SACPO": ("DPO helpful", f"SACPO β/λ {min(SWEEP):g}"), f"naive {BETA:g}": ("DPO helpful", "DPO safe")}
+    ends = {"P-SACPO": ("DPO helpful", f"SACPO β/λ {min(SWEEP):g}"), "naive": ("DPO helpful",)}
     lines: dict[str, list[dict[str, Any]]] = {}
     for result in verdict:
         if "line" in result:
@@ -167,8 +166,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print only the last line")
     parser.add_argument("--store", type=Path, default=Path("runs/store"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=1050, help="verdict prompts of each kind")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--prompts", type=int, default=600, help="verdict prompts of each kind")
     parser.add_argument("--base", choices=("small", "large"), default="small")
     parser.add_argument("--split", type=float, metavar="RATIO", help="part the gap of SACPO at this beta/lambda")
     args = parser.parse_args()

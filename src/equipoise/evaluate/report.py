@@ -106,7 +106,7 @@ def automatic_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
             "methods behave there and says nothing about your own model or data."
         )
     trained = [result for result in results if result["method"] != "base"]
-    if trained and len({result["seed"] for result in trained}) == 1:
+    if trained and len(_seeds(trained)) == 1:
         notes.append(
             "One seed: training noise not measured. The intervals cover the choice of prompts and the sampling of "
             "answers, not what another training run would give."
@@ -195,25 +195,32 @@ def _samples(samples: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, list[
 
 def _facts(shown: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> list[str]:
     prompts = max((r["metrics"]["unsafe_rate"]["n_prompts"] for r in shown if "unsafe_rate" in r["metrics"]), default=0)
-    seeds = len({result["seed"] for result in shown})
+    seeds = len(_seeds(shown))
     worlds = sorted({str(result["world"]) for result in shown if result.get("world")})
     facts = [f"{len(shown)} results", f"{prompts:,} harmful verdict prompts", f"{seeds} seed{'s' * (seeds != 1)}"]
     facts += [f"playground world {world}" for world in worlds]
     return [*facts, document["created"][:10]]
 
 
-COMMON = ("suite", "judge", "template", "system_prompt", "sampling", "seed", "devices", "world")
+def _seeds(results: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The training seeds behind results, whether joined over seeds or not."""
+    return {seed for result in results for seed in result.get("seeds", [result["seed"]])}
+
+
+COMMON = ("suite", "judge", "template", "system_prompt", "sampling", "seeds", "devices", "world")
 OWN = ("method", "setting", "model", "train_tokens", "wall_s")
 
 
 def _common(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """Fields on which all results agree, to be said once."""
+    results = [{"seeds": [result["seed"]], **result} for result in results]
     return [
         (_heading(key), _plain(results[0].get(key))) for key in COMMON if _agree(results, key) and key in results[0]
     ]
 
 
 def _settings(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    results = [{"seeds": [result["seed"]], **result} for result in results]
     keys = [*OWN, *(key for key in COMMON if not _agree(results, key))]
     return {
         "headings": [_heading(key) for key in keys],
@@ -234,6 +241,8 @@ def _plain(value: Any) -> str:
         return "–"
     if isinstance(value, Mapping):
         return _pairs(value)
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -69,7 +69,10 @@ class Base(NamedTuple):
 # The large one knows more, complies less by itself and is more easily loosened by pretexts.
 BASES = {
     "small": Base(),
-    "large": Base(BaseSize(hidden=192, layers=5, heads=6, mlp=512), Mixture(knows=0.85, complies=0.8, loosened=2.0)),
+    "large": Base(
+        BaseSize(hidden=160, layers=5, heads=5, mlp=432, samples=120_000),
+        Mixture(knows=0.85, complies=0.8, loosened=2.0),
+    ),
 }
 
 

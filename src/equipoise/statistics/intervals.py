@@ -29,6 +29,9 @@ BLOCK = 250_000
 SKEWEST = 0.15
 """Limit of the bootstrap's acceleration: beyond it the ends would lie outside what so many draws can resolve."""
 
+LEAST = 0.25
+"""Least variance a draw may claim, as a share of the data's own: with few prompts some draws hardly vary at all."""
+
 FARTHEST = 10_000_000
 """Beyond so many prompts nobody asks "how many more?" any longer."""
 
@@ -121,8 +124,9 @@ def mean(
 ) -> Estimate:
     """Mean with a bootstrap over prompts; with `strata`, the equally weighted mean of the strata's means.
 
-    Prompts are drawn within their stratum, all answers of a prompt together. The ends are quantiles of the draws,
-    moved for skewed values (BCa, Efron 1987) and widened for few prompts (Hesterberg 2015): see `_tails`.
+    Prompts are drawn within their stratum, all answers of a prompt together. Each end is the wider of two: a quantile
+    of the draws, moved for skewed values (BCa, Efron 1987) and widened for few prompts (Hesterberg 2015, see `_tails`),
+    and one of the draws in units of their own errors (bootstrap-t, Efron 1981, see `_ends`).
     """
     numbers = _numbers(values)
     if not np.isfinite(numbers).all():
@@ -132,7 +136,7 @@ def mean(
     _share("level", level)
     generator = np.random.default_rng(seed)
     groups = _strata(strata, len(numbers))
-    centre, draws, known = 0.0, np.zeros(DRAWS), True
+    centre, draws, claims, known = 0.0, np.zeros(DRAWS), np.zeros(DRAWS), True
     shifts: list[Array] = []
     for rows in groups:
         sums, sizes = _by_prompt(numbers[rows], [prompts[i] for i in rows])
@@ -142,10 +146,12 @@ def mean(
         if clusters == 1:
             known = False
             continue
-        drawn = _redraw(sums, sizes, generator=generator)
-        draws += (own + (drawn - own) * math.sqrt(clusters / (clusters - 1))) / len(groups)
+        drawn, claimed = _redraw(sums, sizes, generator=generator)
+        wider = clusters / (clusters - 1)
+        draws += (own + (drawn - own) * math.sqrt(wider)) / len(groups)
+        claims += claimed * (wider / len(groups)) ** 2
         shifts.append((sums - own * sizes) / (sizes.sum() * len(groups)))
-    low, high = (float(x) for x in np.quantile(draws, _tails(shifts, level))) if known else (None, None)
+    low, high = _ends(centre, draws, claims, shifts, level) if known else (None, None)
     n_prompts = len(set(prompts))
     return Estimate(centre, low, high, len(numbers), n_prompts, "mean", level, float(n_prompts))
 
@@ -220,17 +226,37 @@ def _more_prompts(estimate: Estimate, *, target: float, confidence: float) -> in
     return high - estimate.n_prompts
 
 
-def _redraw(sums: Array, sizes: Array, *, generator: np.random.Generator) -> Array:
-    """Means of DRAWS samples of whole prompts, (DRAWS,)."""
+def _redraw(sums: Array, sizes: Array, *, generator: np.random.Generator) -> tuple[Array, Array]:
+    """Means of DRAWS samples of whole prompts and the variance that each sample claims for its mean, (DRAWS,) each."""
     clusters = len(sums)
     rows = max(1, BLOCK // clusters)
     even = bool(np.ptp(sizes) == 0)
-    means = np.empty(DRAWS)
+    means, claims = np.empty(DRAWS), np.empty(DRAWS)
     for start in range(0, DRAWS, rows):
         picks = generator.integers(clusters, size=(min(rows, DRAWS - start), clusters))
-        weight = clusters * sizes[0] if even else sizes.take(picks).sum(axis=1)
-        means[start : start + len(picks)] = sums.take(picks).sum(axis=1) / weight
-    return means
+        here = slice(start, start + len(picks))
+        drawn = sums.take(picks)
+        each = sizes[:1] if even else sizes.take(picks)
+        weight = clusters * sizes[0] if even else each.sum(axis=1)
+        means[here] = drawn.sum(axis=1) / weight
+        drawn -= means[here, None] * each
+        claims[here] = np.einsum("ij,ij->i", drawn, drawn) / weight**2
+    return means, claims
+
+
+def _ends(centre: float, draws: Array, claims: Array, shifts: Sequence[Array], level: float) -> tuple[float, float]:
+    """Both ends of a mean: end by end the wider of BCa's and the bootstrap-t's (Efron 1981, Hall 1988).
+
+    Where the data hold little of a heavy tail, draws are as narrow as the data and BCa falls short; the bootstrap-t
+    measures each draw by its own error, but is the narrower where most values are 0. Neither leaves the draws' range.
+    """
+    low, high = (float(x) for x in np.quantile(draws, _tails(shifts, level)))
+    variance = sum(float(np.square(shift).sum()) * len(shift) / (len(shift) - 1) for shift in shifts)
+    if variance == 0:
+        return low, high
+    reach = (draws - centre) / np.sqrt(np.maximum(claims / variance, LEAST))
+    below, above = (float(x) for x in np.quantile(reach, ((1 + level) / 2, (1 - level) / 2)))
+    return min(low, max(centre - below, float(draws.min()))), max(high, min(centre - above, float(draws.max())))
 
 
 def _tails(shifts: Sequence[Array], level: float) -> tuple[float, float]:
