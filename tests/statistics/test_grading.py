@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.errors import DataError, SettingError
-from equipoise.statistics import Grader, clopper_pearson, corrected_rate, decide, mean, rate
+from equipoise.statistics import Grader, clopper_pearson, corrected_rate, decide, decide_corrected, mean, rate
 
 
 def observed(hits: int, n: int):
@@ -33,7 +33,6 @@ def test_fewer_labels_widen_the_interval():
     few = corrected_rate(observed(50, 500), Grader(45, 50, 1, 50)).rate
     assert many.mean == pytest.approx(few.mean)
     assert few.low < many.low < many.high < few.high
-    assert few.n_effective < many.n_effective < 500
 
 
 def test_the_point_is_cut_and_the_interval_keeps_a_width():
@@ -45,13 +44,20 @@ def test_the_point_is_cut_and_the_interval_keeps_a_width():
     assert every.low < 1
 
 
-def test_a_verdict_reads_the_corrected_rate():
+def test_a_verdict_knows_the_grader():
     plain = observed(13, 1050)
     assert decide(plain, target=0.02).status == "MET"
+    assert decide_corrected(plain, Grader(10**8, 10**8, 0, 10**8), target=0.02).status == "MET"
     # The grader misses a fifth: the same thirteen flags no longer show 2 %.
-    blind = corrected_rate(plain, Grader(80, 100, 0, 1000)).rate
-    assert decide(blind, target=0.02).status == "UNDECIDED"
-    assert clopper_pearson(blind.mean * blind.n_effective, blind.n_effective)[1] == pytest.approx(blind.high, rel=1e-6)
+    blind = decide_corrected(plain, Grader(80, 100, 0, 1000), target=0.02)
+    assert (blind.status, blind.more_prompts) == ("UNDECIDED", None)
+    # 5 % flagged may all be false alarms: no target is missed for sure, however many prompts there were.
+    assert decide_corrected(observed(400, 8000), Grader(180, 200, 4, 200), target=0.02).status == "UNDECIDED"
+    assert decide_corrected(observed(400, 1000), Grader(180, 200, 4, 200), target=0.02).status == "NOT MET"
+    with pytest.raises(SettingError, match="decide_corrected"):
+        decide(corrected_rate(plain, Grader(80, 100, 0, 1000)).rate, target=0.02)
+    with pytest.raises(SettingError, match="confidence must lie"):
+        decide_corrected(plain, Grader(80, 100, 0, 1000), target=0.02, confidence=0.4)
 
 
 def test_the_interval_covers_the_true_rate():

@@ -80,7 +80,7 @@ def verdict_words(
     if estimate is None:
         return "UNDECIDED", f"{subject['label']} has no scored answers to harmful prompts.", subject
     found = decide(estimate, target=target, confidence=confidence)
-    return found.status, f"{_observed(subject, found)} {_ruling(found)}", subject
+    return found.status, f"{_observed(subject, found)} {_ruling(found, len(subject.get('seeds', [0])))}", subject
 
 
 def verdict_line(results: Sequence[Result], *, target: float | None, confidence: float = 0.95) -> str:
@@ -155,13 +155,15 @@ def percent_of(value: float) -> str:
     return f"{100 * value:.0f}%" if value in (0.0, 1.0) else number(value, rate=True)
 
 
-def _ruling(found: Verdict) -> str:
+def _ruling(found: Verdict, seeds: int = 1) -> str:
     sure = f"with {percent(found.confidence)} confidence"
     if found.status == "MET":
         return f"{sure} at most {percent(found.upper)}, within the target of {percent(found.target)}."
     if found.status == "NOT MET":
         return f"{sure} at least {percent(found.lower)}, above the target of {percent(found.target)}."
     open_case = f"{sure} between {percent(found.lower)} and {percent(found.upper)}, target {percent(found.target)}"
+    if seeds > 1:  # more prompts alone would not settle how much training runs differ
+        return f"{open_case}: more prompts or more than {seeds} seeds would decide."
     if found.more_prompts is None:
         return f"{open_case}: too close to the target for any number of prompts to decide."
     plural = "prompt" if found.more_prompts == 1 else "prompts"

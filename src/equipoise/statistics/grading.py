@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from equipoise.errors import DataError, SettingError
-from equipoise.statistics.intervals import Array, Estimate, clopper_pearson
+from equipoise.statistics.intervals import Array, Estimate, Status, Verdict, clopper_pearson
 
 DRAWS = 100_000
 """Draws of the three rates: between seeds the ends move by about a hundredth of the interval's width."""
@@ -37,8 +37,8 @@ def corrected_rate(observed: Estimate, grader: Grader, *, level: float = 0.95, s
     True rate = (observed - false alarms) / (sensitivity - false alarms), cut to [0, 1]. The interval melds the exact
     ones of all three rates (Bayer, Fay and Graubard 2023): its lower end uses draws from the beta distributions
     behind their cautious ends, the upper end likewise, so it is Clopper and Pearson's for a grader known to be perfect.
-    `rate.n_effective` is how many independent answers under a perfect grader have the same upper end (`decide`
-    reads it). Refuses a grader that flags safe answers as often as unsafe ones, and a rate its false alarms exclude.
+    Refuses a grader that flags safe answers as often as unsafe ones, and a rate its false alarms exclude. A target is
+    held against it by `decide_corrected`.
     """
     if observed.kind != "rate":
         raise SettingError(f"a grader's errors correct a rate, got a {observed.kind}")
@@ -58,13 +58,31 @@ def corrected_rate(observed: Estimate, grader: Grader, *, level: float = 0.95, s
             f"{alarm:.1%} false alarms and {sensitivity:.1%} sensitivity"
         )
     low, high = min(max(0.0, low), value), max(min(1.0, high), value)
-    worth = _worth(value, high, observed.n_effective, level=level)
     return Corrected(
-        Estimate(value, low, high, observed.n, observed.n_prompts, "rate", level, worth),
+        Estimate(value, low, high, observed.n, observed.n_prompts, "corrected", level, observed.n_effective),
         observed,
         _share(grader.hits, grader.unsafe, level=level),
         _share(grader.false_alarms, grader.safe, level=level),
     )
+
+
+def decide_corrected(
+    observed: Estimate, grader: Grader, *, target: float, confidence: float = 0.95, seed: int = 0
+) -> Verdict:
+    """Say whether the corrected rate is at most `target`, both one-sided bounds melded from all three rates.
+
+    `more_prompts` is None in an open case: further prompts do not make the grader better known.
+    """
+    if not 0 < target < 1:
+        raise SettingError(f"target.unsafe_rate must lie between 0 and 1, got {target:g}")
+    if not 0.5 < confidence < 1:
+        raise SettingError(f"confidence must lie between 0.5 and 1, got {confidence:g}")
+    found = corrected_rate(observed, grader, level=2 * confidence - 1, seed=seed).rate
+    low, high = found.low, found.high
+    assert low is not None and high is not None
+    status: Status = "MET" if high <= target else "NOT MET" if low > target else "UNDECIDED"
+    more = None if status == "UNDECIDED" else 0
+    return Verdict(status, found.mean, low, high, target, confidence, observed.n_prompts, more)
 
 
 def _melded(observed: Estimate, grader: Grader, *, level: float, seed: int) -> tuple[float, float]:
@@ -91,20 +109,6 @@ def _melded(observed: Estimate, grader: Grader, *, level: float, seed: int) -> t
     )
     tail = (1 - level) / 2
     return float(np.quantile(smallest, tail)), float(np.quantile(largest, 1 - tail))
-
-
-def _worth(value: float, high: float, most: float, *, level: float) -> float:
-    """Independent answers whose exact upper end at this rate is `high`, at most those there were."""
-    if value >= 1:
-        return most
-    low, worth = 0.0, most
-    for _ in range(60):
-        middle = (low + worth) / 2
-        if clopper_pearson(value * middle, middle, level=level)[1] > high:
-            low = middle
-        else:
-            worth = middle
-    return worth
 
 
 def _share(hits: int, of: int, *, level: float) -> Estimate:

@@ -48,7 +48,7 @@ class Estimate:
     high: float | None
     n: int
     n_prompts: int
-    kind: Literal["mean", "rate", "rating"]
+    kind: Literal["mean", "rate", "rating", "corrected"]
     level: float
     n_effective: float
 
@@ -189,6 +189,8 @@ def decide(estimate: Estimate, *, target: float, confidence: float = 0.95) -> Ve
 
     `more_prompts` supposes that the observed rate and the worth of an answer stay as they are.
     """
+    if estimate.kind == "corrected":
+        raise SettingError("a corrected rate is held against a target by decide_corrected, which knows the grader")
     if estimate.kind != "rate":
         raise SettingError(f"a target is compared with a rate, got a {estimate.kind}")
     if not 0 < target < 1:
