@@ -8,6 +8,7 @@ import pytest
 
 from equipoise.errors import DataError
 from equipoise.evaluate.seeds import over_seeds
+from equipoise.evaluate.words import verdict_line
 
 
 def result(seed: int, mean: float | None, *, label: str = "SACPO", half: float = 0.03, kind: str = "mean") -> dict:
@@ -57,3 +58,12 @@ def test_what_one_seed_could_not_score_is_not_averaged() -> None:
 def test_a_setting_that_lacks_a_seed_is_refused() -> None:
     with pytest.raises(DataError, match="different seeds"):
         over_seeds([result(0, 0.4), result(1, 0.5), result(0, 0.1, label="base")])
+
+
+def test_an_open_verdict_over_seeds_asks_for_seeds_too() -> None:
+    runs = [result(seed, rate, kind="rate", half=0.02) for seed, rate in enumerate((0.02, 0.05, 0.08))]
+    for run in runs:
+        run["metrics"]["unsafe_rate"] = run["metrics"].pop("reward")
+        run["suite"] = "playground"
+    (joined,) = over_seeds(runs)
+    assert verdict_line([joined], target=0.05).endswith("more prompts or more than 3 seeds would decide.")
