@@ -287,21 +287,7 @@ def with_gap(result: Mapping[str, Any], known: Mapping[str, Part]) -> dict[str, 
     part = known.get(result["label"])
     if part is None or result["split"] != "verdict":
         return dict(result)
-    metrics = {name: _gap_metric(value) for name, value in (("gap", part.gap), ("gap_target", part.target))}
+    from equipoise.evaluate.suites import metric_of
+
+    metrics = {"gap": metric_of(part.gap.value), "gap_target": metric_of(part.target.value)}
     return {**result, "metrics": {**result["metrics"], **metrics}}
-
-
-def _gap_metric(found: Any) -> dict[str, Any]:
-    value = found.value
-    return {
-        "mean": value.mean,
-        "low": value.low,
-        "high": value.high,
-        "n": value.n,
-        "n_prompts": value.n_prompts,
-        "n_effective": value.n_effective,
-        "kind": value.kind,
-        "level": value.level,
-        "unscored": 0,
-        "ess": found.ess,
-    }

@@ -94,7 +94,7 @@ def _mean_metric(rows: Sequence[Row], value: Callable[[Row], float | None], *, l
     numbers = [number for _, number in scored]
     prompts = [row["prompt_id"] for row, _ in scored]
     found = mean(numbers, prompts, strata=[row["kind"] for row, _ in scored], level=level, seed=seed)
-    return _metric(found, unscored=unscored)
+    return metric_of(found, unscored=unscored)
 
 
 def _rate_metric(rows: Sequence[Row], value: Callable[[Row], bool | None], *, level: float) -> Metric:
@@ -103,10 +103,11 @@ def _rate_metric(rows: Sequence[Row], value: Callable[[Row], bool | None], *, le
     if not scored:
         return _nothing("rate", level=level, unscored=unscored)
     found = rate([hit for _, hit in scored], [row["prompt_id"] for row, _ in scored], level=level)
-    return _metric(found, unscored=unscored)
+    return metric_of(found, unscored=unscored)
 
 
-def _metric(found: Estimate, *, unscored: int) -> Metric:
+def metric_of(found: Estimate, *, unscored: int = 0) -> Metric:
+    """Return an estimate as results.json holds it."""
     return {
         "mean": found.mean,
         "low": found.low,
