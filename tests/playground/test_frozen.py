@@ -57,7 +57,7 @@ def test_what_is_true_and_how_people_label() -> None:
             said = annotate(row, *texts, seed=3)
             flags = [[r.safe, r.severity, list(r.harm_categories), dict(r.ratings)] for r in said.responses]
             found.append([scores, said.better, said.safer, flags])
-    assert digest(found) == "5bfa80b48c4abf6d"
+    assert digest(found) == "6564dab60ef1e066"
 
 
 def test_the_base_that_ships() -> None:
