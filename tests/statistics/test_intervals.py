@@ -136,6 +136,30 @@ def test_the_mean_of_skewed_clustered_values_is_covered():
     assert below / 400 <= 0.065
 
 
+def test_each_end_is_the_wider_of_two():
+    values = np.random.default_rng(11).lognormal(size=100)
+    found = mean(values, range(100), seed=0)
+    drawn = values[np.random.default_rng(0).integers(100, size=(2000, 100))]
+    error = values.std(ddof=1) / 10
+    student = (drawn.mean(axis=1) - values.mean()) / np.maximum(drawn.std(axis=1, ddof=1) / 10, error / 2)
+    assert found.high == pytest.approx(values.mean() - error * np.quantile(student, 0.025))
+    assert found.low < values.mean() - error * np.quantile(student, 0.975) - 0.01  # here BCa reaches farther
+
+
+def test_the_mean_of_values_with_a_heavy_tail_is_covered():
+    generator = np.random.default_rng(2)
+    covered = 0
+    for repetition in range(400):
+        found = mean(generator.lognormal(size=100), range(100), seed=repetition)
+        covered += found.low <= np.exp(0.5) <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_an_end_stays_within_the_draws():
+    found = mean([1.0] * 99 + [0.0], range(100))
+    assert found.high <= 1.001  # the bootstrap-t alone would end at 1.0016
+
+
 def test_repeating_every_answer_does_not_narrow_a_mean():
     values = np.random.default_rng(3).normal(size=50)
     once = mean(values, range(50))
