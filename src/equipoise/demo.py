@@ -32,9 +32,9 @@ from equipoise.store import manifest, versions
 from equipoise.types import Artefact
 
 TRAIN = TrainConfig(
-    learning_rate=3e-4,
+    learning_rate=1.5e-4,
     num_train_epochs=1,
-    global_batch_size=32,
+    global_batch_size=16,
     adam_beta2=0.98,  # short runs: the default would still be warming up
     max_length=256,
     tokens_per_micro_batch=6144,
