@@ -50,6 +50,7 @@ ASKED = {"harmful": 2000, "borderline": 1250, "benign": 1250}
 NOT_FULL = f"350 harmful prompts can certify {TARGET:.0%}; {FULL_TARGET:.0%} needs 1,050: equipoise demo --full"
 POOL_PROMPTS, POOL_ANSWERS, OWN_ANSWERS = 50, 16, 4  # prompts of each kind; answers a prompt in the pool and beside it
 PROMPTS = {"select": 150, "verdict": 350}  # of each kind; with --full three times as many
+LEAST_REACH = 0.1  # nats within which the optimum is drawn when no model went farther
 PROMPT_SEED = 1000  # evaluation prompts belong to the world: the same for every training seed
 
 
@@ -257,7 +258,7 @@ def run_demo(
     results = over_seeds(results)
     shown, why = verdict_results(results, target=target)
     out.mkdir(parents=True, exist_ok=True)
-    reach = max(result["metrics"]["kl"]["mean"] for result in shown)
+    reach = max(LEAST_REACH, *(result["metrics"]["kl"]["mean"] for result in shown))
     curve = envelope(pools[0].pool, kl=reach)
     write_results(
         out / "results.json",
