@@ -6,7 +6,7 @@ Arms: one aim alone; SACPO over beta/lambda (helpful, then safe); P-SACPO over q
 KTO in either step. Every figure comes from verdict prompts, with an interval over prompts and seeds. The last line is
 JSON; before it stands a table. `reward_at_unsafe_rate` compares lines at equal safety: mean and range over seeds.
 With `--split` one setting's gap is parted into target (what its labels would leave after perfect training), data (what
-four times as many pairs a step gain, in as many steps) and optimization (the rest).
+twice as many pairs a step gain, in as many steps) and optimization (the rest).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def run(seeds: Sequence[int], world: World, counts: dict[str, int]) -> tuple[lis
     return joined, optimum_section(curve, pools[0].pool, policies=pools[0].labels)
 
 
-def split_gap(ratio: float, seeds: Sequence[int], world: World, *, times: int = 4) -> list[dict[str, float]]:
+def split_gap(ratio: float, seeds: Sequence[int], world: World, *, times: int = 2) -> list[dict[str, float]]:
     """Part the gap of one SACPO setting, seed by seed."""
     base = world_base(world)
     parts = []
