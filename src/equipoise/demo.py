@@ -274,7 +274,7 @@ def run_demo(
         samples(first_rows, labels),
         title="equipoise demo: SACPO in the playground",
         target=target,
-        notes=[*([why] if why else []), *([] if full else [NOT_FULL])],
+        notes=[*([f"Chosen: {why}."] if why else []), *([] if full else [NOT_FULL])],
         config=json.dumps({"train": TRAIN.canonical(), "beta": BETA, "seeds": seeds, "base": world.base}, indent=1),
     )
     say(table(shown))
