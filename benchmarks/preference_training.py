@@ -39,6 +39,8 @@ HERE = Path(__file__).resolve()
 WARM_UP = 1  # optimizer steps before the clock starts
 LEARNING_RATE, BETA = 5e-5, 0.1
 PEER_BATCHES = {"dpo": (1, 2, 4, 8), "ipo": (1, 2, 4, 8), "kto": (2, 4, 8)}  # TRL's KTO refuses 1
+STAND_IN = {"bfpo": "ipo", "modpo": "dpo", "safedpo": "dpo"}  # what TRL lacks is measured against its nearest loss
+PEER_BATCHES |= {name: PEER_BATCHES[peer] for name, peer in STAND_IN.items()}
 CLOSE = 1.15  # peers this near to the fastest after the first round are measured again
 
 
@@ -97,8 +99,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for batch, runs in theirs.items():
             if repeat == 0 or _median(runs, "train_rows_per_s") * CLOSE >= best:
                 runs.append(child(args, "trl", batch=batch))
+    found = figures(ours, theirs, probes, data["rows_per_epoch"])
+    if args.objective in STAND_IN:
+        found["loss_difference"] = None  # of different losses
     return {
-        "figures": figures(ours, theirs, probes, data["rows_per_epoch"]),
+        "figures": found,
         "setting": {key: value for key, value in vars(args).items() if key not in ("json", "child", "work", "batch")},
         "data": data,
         "ours": ours,
@@ -242,6 +247,13 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
     columns = {}
     if args.objective == "kto":
         columns["label"] = np.array([row["label"] for row in rows])
+    chosen = objective(args.objective)
+    rng = np.random.default_rng(args.seed)
+    for side in ("chosen", "rejected"):  # values do not matter for time
+        if "safe" in chosen.columns:
+            columns[f"{side}_safe"] = rng.random(len(rows)) < 0.5
+        if chosen.needs_margin:
+            columns[f"{side}_margin"] = rng.standard_normal(len(rows)).astype(np.float32)
     folder = Path(tempfile.mkdtemp(dir=args.work))
     tokens = sum(len(row.shared) * len(row.branches) + sum(len(b.ids) for b in row.branches) for row in encoded)
     TokenTable.write(folder, with_mismatched(encoded, args.seed) if args.objective == "kto" else encoded, columns)
@@ -270,7 +282,6 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
         save_steps=10**6,
         seed=args.seed,
     )
-    chosen = objective(args.objective)
     clock = step_clock()
     trainer = OfflineTrainer(
         model,
@@ -278,7 +289,7 @@ def run_equipoise(args: argparse.Namespace) -> dict[str, Any]:
         plan=plan,
         rows=Rows(table, reference, layout),
         chosen=chosen,
-        settings=bind(chosen, {"beta": BETA}),
+        settings=bind(chosen, {"tau" if "tau" in chosen.hyperparameters else "beta": BETA}),
         row_ids=[row["id"] for row in rows],
         callbacks=[clock],
     )
@@ -333,7 +344,9 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
     else:
         trainer_class, config = (
             DPOTrainer,
-            DPOConfig(loss_type={"dpo": "sigmoid", "ipo": "ipo"}[args.objective], **shared),
+            DPOConfig(
+                loss_type={"dpo": "sigmoid", "ipo": "ipo"}[STAND_IN.get(args.objective, args.objective)], **shared
+            ),
         )
 
     class Timed(trainer_class):  # type: ignore[valid-type, misc]

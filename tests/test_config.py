@@ -1,6 +1,6 @@
 import pytest
 
-from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig, canonical_json, override, read_yaml
+from equipoise.config import Config, Execution, Later, ObjectiveUse, TrainConfig, canonical_json, override, read_yaml
 from equipoise.errors import SettingError
 
 
@@ -35,6 +35,14 @@ def test_execution_fields_stay_out_of_the_canonical_form():
     assert "speed" not in Toy().canonical()
     assert Toy(learning_rate=1).canonical() != Toy().canonical()
     assert canonical_json({"b": 1, "a": [2.0, None]}) == '{"a":[2.0,null],"b":1}'
+
+
+def test_a_later_field_enters_the_canonical_form_where_it_is_used():
+    class Grown(Toy):
+        more: int | None = Later(None)
+
+    assert Grown().canonical() == Toy().canonical()
+    assert Grown(more=3).canonical() == {**Toy().canonical(), "more": 3}
 
 
 def test_speed_settings_are_execution_and_meaning_is_not():

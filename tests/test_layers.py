@@ -19,11 +19,11 @@ ROWS = {
     "data": 2,
     "models": 3,
     "generate": 4, "train": 4,
-    "scoring": 5, "launch": 5, "evaluate": 5,
+    "scoring": 5, "preparing": 5, "launch": 5, "evaluate": 5,
     "stages": 6,
     "methods": 7, "playground.base": 7, "playground.shipped": 7, "playground.stages": 7, "playground.pool": 7,
     "playground.census": 7,
-    "demo": 8, "runs": 8, "progress": 8, "cli": 8, "__main__": 8,
+    "demo": 8, "runs": 8, "chat": 8, "progress": 8, "cli": 8, "__main__": 8,
 }  # fmt: skip
 # Never imported while a module loads: heavy, optional, or only an oracle of the tests.
 ONLY_INSIDE_FUNCTIONS = {"trl", "datasets", "deepspeed", "vllm", "lm_eval", "bitsandbytes", "gguf", "pyarrow"}
@@ -82,7 +82,8 @@ def test_heavy_optional_packages_are_imported_inside_functions():
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "methods.sacpo", "methods.run", "data.sources", "data.relabel", "playground.truth"]
+    "module",
+    ["cli", "methods.sacpo", "methods.modpo", "methods.run", "data.sources", "data.relabel", "playground.truth"],
 )
 def test_what_the_command_line_touches_does_not_import_torch(module):
     code = f"import sys, equipoise.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
@@ -98,9 +99,9 @@ def test_files_hold_one_idea():
 
 def test_every_setting_is_read_somewhere():
     from equipoise.config import TrainConfig
-    from equipoise.methods.run import DpoConfig, SacpoConfig
+    from equipoise.methods.run import Run
 
     text = "\n".join(p.read_text(encoding="utf-8") for p in SOURCE.rglob("*.py") if p.name != "config.py")
-    names = {n for c in (TrainConfig, DpoConfig, SacpoConfig) for n in c.model_fields}
+    names = {n for c in (TrainConfig, *Run.METHODS.values()) for n in c.model_fields}
     unread = [n for n in sorted(names) if f".{n}" not in text]
     assert not unread, unread

@@ -22,6 +22,7 @@ from equipoise.store import DryStore, using_store
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 PAPERS = sorted((ROOT / "recipes" / "papers").glob("*.yaml"))
+SACPO = [path for path in PAPERS if read_yaml(path)["method"] == "sacpo"]
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def test_a_misspelt_key_in_a_recipe_is_refused(path):
         load_run(path, ["learning_rte=1.0"])
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SACPO, ids=lambda p: p.stem)
 def test_published_settings_that_all_runs_share(path):
     run = load_run(path, [])
     assert run.base_name == "PKU-Alignment/alpaca-7b-reproduced"
@@ -118,6 +119,68 @@ def test_the_naive_baseline_trains_its_second_model_from_the_base(tmp_path):
     stages = [stage for stage, _ in planned(read("papers/naive-merge.yaml"), tmp_path)]
     assert stages.count("merge") == 6 and stages.count("train") == 3
     assert stages.count("prepare") == 2  # rows and tokens are the same for both ways of using the safety data
+
+
+def test_published_settings_of_the_controllable_run(tmp_path):
+    run = read("papers/cpo-3h.yaml")
+    cpsft, cdpo = run.steps
+    assert [entry.path for entry in cdpo.data.entries] == ["openbmb/UltraFeedback", "openbmb/UltraSafety"]
+    assert (cpsft.objective.objective, cdpo.objective.settings["beta"]) == ("sft", 0.1)
+    assert [step.train.global_batch_size for step in run.steps] == [256, 32]
+    assert [step.train.learning_rate for step in run.steps] == [1e-5, 5e-5]
+    assert [(step.train.use_peft, step.train.max_length) for step in run.steps] == [(False, 8192), (True, 1024)]
+    assert (cdpo.train.lora_r, cdpo.train.lora_alpha, cdpo.train.num_train_epochs) == (64, 64, 3)
+    asked = cdpo.conditions
+    assert [budget.pairs for budget in asked.budgets] == [12000] * 3 + [3000] * 4 + [24000, 8966]
+    assert [(o.name, o.low, o.high) for o in asked.objectives] == [
+        ("helpfulness", 1, 5),
+        ("honesty", 1, 5),
+        ("harmlessness", 0, 1),
+    ]
+    assert (asked.draw, asked.untagged_top, asked.ask_for_harm, asked.temperature) == ("own", 1, False, None)
+    harmful = yaml.safe_load((ROOT / "recipes" / "papers" / "cpo-3h.yaml").read_text())
+    harmful["budgets"].append({"control": {"harmlessness": 0}, "pairs": 8966})
+    with pytest.raises(SettingError, match="ask_for_harm: true"):
+        Run.read(harmful, base_dir=ROOT)
+    assert [stage for stage, _ in planned(run, tmp_path)] == ["prepare", "train", "prepare", "reference", "train"]
+
+
+def test_published_settings_of_bfpo(tmp_path):
+    run = read("papers/bfpo.yaml")
+    sft, step = run.steps
+    assert run.base_name == "mistralai/Mistral-7B-v0.1"
+    assert step.objective.settings == {"tau": 0.01, "b1": 3, "alpha": 0.5}
+    assert (step.prefer, step.buffer.entries[0].path) == ("better", "HuggingFaceH4/ultrafeedback_binarized")
+    assert [entry.path for entry in sft.data.entries] == [
+        "PKU-Alignment/PKU-SafeRLHF",
+        "HuggingFaceH4/ultrachat_200k",
+    ]
+    assert (sft.choose, sft.train.max_length, step.train.max_length, step.train.max_prompt_length) == (
+        "safer", 2048, 1024, 512,
+    )  # fmt: skip
+    for train in (sft.train, step.train):
+        assert (train.learning_rate, train.lr_scheduler_type, train.warmup_ratio) == (5e-7, "cosine", 0.1)
+        assert (train.num_train_epochs, train.global_batch_size, train.trainable) == (1, 32, ("down_proj",))
+    stages = [stage for stage, _ in planned(run, tmp_path)]
+    assert stages == ["prepare", "train", "prepare", "buffer", "reference", "reference", "train"]
+
+
+def test_the_red_teaming_variant_of_bfpo_has_no_other_stage(tmp_path):
+    run = read("papers/bfpo-zephyr.yaml")
+    (step,) = run.steps
+    assert run.base_name == "HuggingFaceH4/zephyr-7b-beta" and step.buffer is None
+    assert (step.train.global_batch_size, step.train.learning_rate, step.train.trainable) == (16, 5e-7, ("down_proj",))
+    assert [stage for stage, _ in planned(run, tmp_path)] == ["prepare", "reference", "train"]
+
+
+def test_ablations_of_bfpo_are_settings_of_its_recipe(tmp_path):
+    whole = planned(read("papers/bfpo.yaml"), tmp_path)
+    no_buffer = planned(read("papers/bfpo.yaml", "data.buffer=null"), tmp_path)
+    assert [stage for stage, _ in no_buffer] == ["prepare", "train", "prepare", "reference", "train"]
+    assert no_buffer[:3] == whole[:3], "what does not change is computed once"
+    theorem = planned(read("papers/bfpo.yaml", "alpha=0"), tmp_path)
+    assert theorem[:-1] == whole[:-1] and theorem[-1] != whole[-1]
+    assert read("papers/bfpo.yaml", "trainable=null").steps[-1].train.trainable is None
 
 
 def test_a_run_may_differ_from_its_recipe_on_the_command_line():

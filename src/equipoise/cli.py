@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from equipoise import __version__
-from equipoise.errors import EquipoiseError, SettingError, nearest
+from equipoise.errors import EquipoiseError, SettingError, UserError, nearest
 from equipoise.progress import Display
 from equipoise.store import Store, full_disk, using_store
 
@@ -147,6 +147,41 @@ def data_check(
     given = {"axis": axis, "format": format_, "revision": revision, "split": split}
     entry = data_entry({"path": path, "map": columns, **{k: v for k, v in given.items() if v is not None}})
     console.print(render(check(entry)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def chat(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model directory (of a run, a merge, an adapter) or a hub id.")],
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest word every time.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed and questions, the same answers.")] = 0,
+    chat_template: Annotated[Optional[str], typer.Option(help="For tokenizers without one.")] = None,  # noqa: UP045
+) -> None:
+    """Talk to a model: equipoise chat MODEL [--helpfulness 5 --honesty 5 ...], the objectives being the model's own."""
+    from equipoise.chat import change, open_dialogue
+    from equipoise.generate import Sampling
+
+    given = dict(item.partition("=")[::2] for item in _assignments(context.args))
+    settings = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
+    dialogue = open_dialogue(model, given, Sampling.make(settings, where="chat"), chat_template=chat_template)
+    while True:
+        try:
+            text = console.input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            if text.startswith("/"):
+                change(dialogue, text, model=model)
+            elif text:
+                dialogue.answer(text, say=_say_piece, note=lambda remark: errors.print(f"({remark})", style="dim"))
+                console.print()
+        except UserError as error:  # one bad line is no reason to lose the dialogue
+            errors.print(Text.assemble(("error:", "bold red"), f" {error}"), highlight=False, soft_wrap=True)
+
+
+def _say_piece(piece: str) -> None:
+    console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

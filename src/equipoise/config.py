@@ -1,6 +1,7 @@
 """Settings as values: pydantic models <-> YAML <-> JSON, with a canonical form for addresses.
 
 A field marked `Execution(...)` changes how long something takes, never what comes out; it is left out of addresses.
+One marked `Later(...)` came after results were stored; at its default it is left out, so that their addresses stay.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ def Execution(default: Any, **kwargs: Any) -> Any:
     return Field(default, json_schema_extra=dict(_EXECUTION), **kwargs)
 
 
+def Later(default: Any, **kwargs: Any) -> Any:
+    """A field that enters an address only where it differs from its default."""
+    return Field(default, json_schema_extra={"later": True}, **kwargs)
+
+
 class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused with the nearest name."""
 
@@ -69,11 +75,13 @@ class Config(BaseModel):
             raise SettingError(f"{where}: {first_problem(error)}") from error
 
     def canonical(self) -> dict[str, Any]:
-        """What the result depends on, as plain JSON values (execution fields left out, recursively)."""
+        """What the result depends on, as plain JSON values (without execution fields and unused later ones)."""
         out: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             extra = field.json_schema_extra
             if isinstance(extra, dict) and extra.get("execution"):
+                continue
+            if isinstance(extra, dict) and extra.get("later") and self.__dict__[name] == field.default:
                 continue
             out[name] = _plain(self.__dict__[name])
         return out

@@ -125,6 +125,55 @@ def generate(
     logger.info("%d answers, %d tokens in %.1f s", finished, n_tokens, time.perf_counter() - start)
 
 
+def answer_aloud(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    sampling: Sampling,
+    *,
+    name: str = "chat",
+    say: Callable[[str], None],
+) -> str:
+    """Answer one dialogue, handing its text to `say` piece by piece as it comes; return the whole answer.
+
+    The random numbers are those of `generate` for a prompt with the id `name`. Raises as `generate` does.
+    """
+    from equipoise.models.decode import Reader, decode
+    from equipoise.models.load import check_vocabulary
+
+    check_vocabulary(model, tokenizer, model.config.name_or_path or "this model")
+    (job,) = _jobs(tokenizer, [{"id": name, "prompt": prompt}], sampling.but(repeats=1), frozenset())
+    _check_room(model, [job], sampling)
+    ends, stop = _end_ids(model, tokenizer), _stop_check(tokenizer, sampling.stop)
+    said = ""
+
+    def hear(ids: Sequence[int]) -> bool:
+        nonlocal said
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        stopped = stop is not None and stop(ids)
+        # Half a character decodes to a replacement mark, and what comes later may change the last piece.
+        if not stopped and not text.endswith("\ufffd") and text.startswith(said):
+            say(text[len(said) :])
+            said = text
+        return stopped
+
+    (answer,) = decode(
+        Reader.of(model),
+        [job.ids],
+        _random([job], sampling),
+        max_new_tokens=sampling.max_new_tokens,
+        end_ids=sorted(ends),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stops=hear,
+    )
+    text: str = _row(tokenizer, job, answer, sampling, ends)["text"]
+    if text.startswith(said):
+        say(text[len(said) :])
+    return text
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
     """Return the ids of a dialogue that waits for the assistant's answer (the template brings every special token)."""
     if not tokenizer.chat_template:

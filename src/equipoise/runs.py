@@ -53,7 +53,7 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
     if not run.config.holdout:
         return []
     by_role = _evaluated(run.steps)
-    seen = list({step.data.name: step.data for step in run.steps}.values())
+    seen = list({data.name: data for step in run.steps for data in step.sources}.values())
     excluded: set[str] = set()
     asked: set[str] = set()
     metrics: dict[str, dict[str, Any]] = {one.label: {} for one in (Made("base", None, {}), *made)}  # type: ignore[arg-type]

@@ -11,49 +11,27 @@ import json
 import logging
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig
+from equipoise.data.conditions import CONDITIONS_FILE
 from equipoise.errors import DataError, EquipoiseError, SettingError
 from equipoise.generate import Sampling
 from equipoise.launch import launched, read_task, run_elsewhere
+from equipoise.preparing import PrepareConfig, document, source_rows, write_dropped, write_prepared
 from equipoise.store import FileInput, Input, Work, stage
-from equipoise.types import Artefact, Dropped, SourceRow
+from equipoise.types import Artefact, Dropped
 
 logger = logging.getLogger(__name__)
-
-
-class PrepareConfig(Config):
-    """Which rows, labelled for what, tokenized how."""
-
-    name: str
-    entries: tuple[dict[str, Any], ...]
-    paths: tuple[str, ...] = Execution(())  # the content is an input; where it lies does not matter
-    layout: Literal["pair", "unpaired", "completion", "text"]
-    prefer: Literal["better", "safer"] | None = None
-    choose: Literal["better", "safer", "all", "safe", "first"] = "all"
-    mismatched: bool = False
-    columns: tuple[str, ...] = ()
-    holdout: float = 0.0
-    part: Literal["train", "heldout"] = "train"
-    seed: int = 0
-    max_length: int = 2048
-    max_prompt_length: int | None = None
-    truncation: Literal["drop", "keep_end", "keep_start"] = "drop"
-    max_dropped: float = 0.05
-    chat_template: str | None = None
 
 
 @stage(version=1)
 def prepare(work: Work, config: PrepareConfig, *, model: Input, files: Input) -> None:
     """Rows of a data role -> training rows, dropped rows with reasons, token table."""
     dropped: list[Dropped] = []
-    _write_prepared(work, config, model_path(model), _source_rows(config, dropped), dropped)
+    write_prepared(work, config, model_path(model), source_rows(config, dropped), dropped)
 
 
 class HeldoutConfig(PrepareConfig):
@@ -73,117 +51,28 @@ def heldout(work: Work, config: HeldoutConfig, *, model: Input, files: Input, se
     from equipoise.data.duplicates import exclude_near_duplicates
 
     dropped: list[Dropped] = []
-    held = _source_rows(config, dropped)
+    held = source_rows(config, dropped)
     everything = {"entries": config.entries + config.seen, "paths": config.paths + config.seen_paths}
-    trained = _source_rows(config.model_copy(update={**everything, "part": "train"}), [])
+    trained = source_rows(config.model_copy(update={**everything, "part": "train"}), [])
     kept, excluded = exclude_near_duplicates(held, trained, threshold=config.near_duplicates)
     if excluded and not kept:
         raise DataError(
             f"{config.name}: all {len(held)} held-out rows have a prompt near to one that was trained on "
             f"(near_duplicates: {config.near_duplicates:g}), so nothing is left to evaluate on"
         )
-    _write_dropped(work.path / "excluded.jsonl", excluded)
+    write_dropped(work.path / "excluded.jsonl", excluded)
     work.summary["excluded"] = {"near_duplicates": len(excluded)}
-    _write_prepared(work, config, model_path(model), kept, dropped)
+    write_prepared(work, config, model_path(model), kept, dropped)
 
 
-def _write_prepared(
-    work: Work, config: PrepareConfig, model: str, source: list[SourceRow], dropped: list[Dropped]
-) -> None:
-    """Derive, tokenize and write `source`; `dropped` holds what could not be read."""
-    from equipoise.data import relabel
-    from equipoise.data.tokens import Encoded, TokenTable, encode_rows, encode_texts, with_mismatched
-    from equipoise.models.load import load_tokenizer
+@stage(version=1)
+def buffer(work: Work, config: PrepareConfig, *, model: Input, files: Input) -> None:
+    """Rows of a second stream, as `prepare` leaves rows: every answer counts as safe, one flagged unsafe is refused."""
+    from equipoise.data.relabel import taken_as_safe
 
-    tokenizer = load_tokenizer(model, config.chat_template)
-    limits = {"max_length": config.max_length, "truncation": config.truncation}
-    pieces: Any
-    if config.layout == "text":
-        rows = [{"id": row.id, "text": _document(row)} for row in source]
-        total = len(rows) + len(dropped)
-        pieces = encode_texts(tokenizer, rows, max_length=config.max_length)
-    else:
-        rows, unusable = _derived(config, source, relabel)
-        dropped += unusable
-        total = len(rows) + len(dropped)
-        pieces = encode_rows(tokenizer, rows, max_prompt_length=config.max_prompt_length, **limits)
-    kept: list[Any] = []
-    encoded: list[Encoded] = []
-    for done, (row, result) in enumerate(pieces, start=1):
-        if isinstance(result, Dropped):
-            dropped.append(result)
-        else:
-            kept.append(row)
-            encoded.append(result)
-        if done % 512 == 0:
-            work.progress(f"tokenizing {config.name}", min(done, len(rows)), len(rows))
-    _write_dropped(work.path / "dropped.jsonl", dropped)
-    relabel.enforce(dropped, total=total, max_dropped=config.max_dropped, name=config.name)
-    if not encoded:
-        raise DataError(f"{config.name}: no row is left of {total} in {', '.join(config.paths)}")
-    if config.mismatched:
-        encoded = with_mismatched(encoded, config.seed)
-    TokenTable.write(work.path, encoded, _columns(kept, config))
-    with (work.path / "rows.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-    work.summary.update(
-        rows=len(kept),
-        dropped=dict(Counter(str(d.reason) for d in dropped)),
-        tokens=int(sum(row.length for row in encoded)),
-        longest=max(row.length for row in encoded),
-    )
-
-
-def _write_dropped(path: Path, dropped: Sequence[Dropped]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in dropped)
-
-
-def _source_rows(config: PrepareConfig, dropped: list[Dropped]) -> list[SourceRow]:
-    """All rows of the role's entries, of the part that is asked for."""
-    from equipoise.data.instructions import instruction_rows
-    from equipoise.data.relabel import split_by_prompt
-    from equipoise.data.sources import DataEntry
-
-    source: list[SourceRow] = []
-    for entry, path in zip(config.entries, config.paths, strict=True):
-        found = DataEntry(**{**entry, "path": path, "name": config.name})
-        source += instruction_rows(found, dropped=dropped)
-    if config.holdout > 0:
-        train, heldout = split_by_prompt(source, test_fraction=config.holdout, seed=config.seed)
-        source = train if config.part == "train" else heldout
-    return source
-
-
-def _derived(config: PrepareConfig, source: list[SourceRow], relabel: Any) -> Any:
-    """(training rows, dropped) for the objective's layout."""
-    if config.layout == "completion":
-        return relabel.sft_targets(source, choose=config.choose)
-    if config.prefer is None:
-        raise SettingError(f"{config.name}: say which order the answers are in, axis: better or axis: safer")
-    return (relabel.pairs if config.layout == "pair" else relabel.unpaired)(source, prefer=config.prefer)
-
-
-def _document(row: SourceRow) -> str:
-    """A row as plain text to read: its turns and its first answer, a line each."""
-    turns = [turn["content"] for turn in row.prompt] + [r.text for r in row.responses[:1]]
-    return "\n".join(turns)
-
-
-def _columns(rows: Sequence[dict[str, Any]], config: PrepareConfig) -> dict[str, Any]:
-    """The number columns an objective asks for, as arrays; a missing one is an error with what to do."""
-    out: dict[str, Any] = {}
-    for name in config.columns:
-        names = [name] if config.layout != "pair" else [f"{side}_{name}" for side in ("chosen", "rejected")]
-        for column in names:
-            missing = sum(row.get(column) is None for row in rows)
-            if missing:
-                raise SettingError(
-                    f"{config.name}: the objective needs the column '{column}', which {missing} of {len(rows)} rows "
-                    "lack; add it to the file or name it under map:"
-                )
-            out[column] = np.asarray([row[column] for row in rows])
-    return out
+    dropped: list[Dropped] = []
+    source = taken_as_safe(source_rows(config, dropped), name=config.name)
+    write_prepared(work, config, model_path(model), source, dropped)
 
 
 class FreshConfig(Config):
@@ -205,7 +94,7 @@ def fresh(work: Work, config: FreshConfig, *, files: Input) -> None:
     from equipoise.models.fresh import fresh_model
 
     reading = PrepareConfig(name="scratch", entries=config.entries, paths=config.paths, layout="text")
-    texts = [_document(row) for row in _source_rows(reading, [])]
+    texts = [document(row) for row in source_rows(reading, [])]
     if (work.path / "model").exists():
         shutil.rmtree(work.path / "model")
     fresh_model(
@@ -252,13 +141,33 @@ class TrainStageConfig(Config):
 
 
 @stage(version=1)
-def train(work: Work, config: TrainStageConfig, *, model: Input, data: Input, reference: Input) -> None:
-    """Train a model on prepared rows; `model/` loads with plain transformers or PEFT."""
-    inputs = {"model": model, "data": data, "reference": reference}
-    if not run_elsewhere(work, config, inputs, command=config.launch):
-        from equipoise.train.run import run_training
+def train(
+    work: Work,
+    config: TrainStageConfig,
+    *,
+    model: Input,
+    data: Input,
+    reference: Input,
+    columns: Input = None,
+    buffer: Input = None,
+    buffer_reference: Input = None,
+) -> None:
+    """Train a model on prepared rows; `model/` loads with plain transformers or PEFT.
 
-        run_training(work, config.objective, config.train, model_path(model), artefact(data).path, _path(reference))
+    `columns` are numbers that other models gave to the rows; `buffer` is a second set of rows, whose loss is added.
+    Inputs that a run does not have are not given, so that they are no part of its address.
+    """
+    given = {"columns": columns, "buffer": buffer, "buffer_reference": buffer_reference}
+    inputs = {"model": model, "data": data, "reference": reference}
+    inputs |= {name: value for name, value in given.items() if value is not None}
+    if not run_elsewhere(work, config, inputs, command=config.launch):
+        from equipoise.train.run import TrainingData, run_training
+
+        rows = TrainingData(artefact(data).path, _path(reference), _path(columns))
+        second = TrainingData(artefact(buffer).path, _path(buffer_reference)) if buffer is not None else None
+        run_training(work, config.objective, config.train, model_path(model), rows, second)
+    if (artefact(data).path / CONDITIONS_FILE).is_file():  # what the model may be asked for goes with it
+        shutil.copy(artefact(data).path / CONDITIONS_FILE, work.path / "model" / CONDITIONS_FILE)
     work.summary.update(json.loads((work.path / "training.json").read_text(encoding="utf-8")))
 
 

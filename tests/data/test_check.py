@@ -43,13 +43,15 @@ def test_a_file_with_both_orders(tmp_path: Path) -> None:
     assert {use.name: use.examples for use in report.uses} == {
         "pairs by helpfulness": 40,
         "pairs by safety": 40,
+        "pairs with safety flags": 40,
+        "pairs, a safe answer first": 40,
         "labels by helpfulness": 80,
         "labels by safety": 80,
         "answers to imitate": 80,
     }
     assert report.objectives == (
         *("dpo by better", "ipo by better", "dpo by safer", "ipo by safer"),
-        *("kto by better", "kto by safer", "sft"),
+        *("bfpo", "safedpo", "kto by better", "kto by safer", "sft"),
     )
 
 
@@ -82,6 +84,8 @@ def test_a_file_says_what_it_cannot_be_used_for(tmp_path: Path) -> None:
     assert report.objectives == ("dpo by better", "ipo by better", "kto by better", "sft")
     assert {use.name: use.why_not for use in report.uses if not use.possible} == {
         "pairs by safety": "missing order",
+        "pairs with safety flags": "missing safety flag",
+        "pairs, a safe answer first": "missing safety flag",
         "labels by safety": "missing safety flag",
     }
     assert report.longer_preferred == {"better": LongerWins(3, 4)}
@@ -125,3 +129,11 @@ def test_a_real_file_with_bad_rows(shared_data: Path) -> None:
     assert report.unreadable == {"not text": 6}
     assert (report.wrong[0].line, report.wrong[0].reason) == (1886, "not text")
     assert report.objectives == ()
+
+
+def test_pairs_that_safedpo_leaves_out_are_no_fault_of_the_file(tmp_path: Path) -> None:
+    unsafe = {"is_response_0_safe": False, "is_response_1_safe": False}
+    report = check(entry_of(tmp_path, [pku(i) | (unsafe if i % 2 else {}) for i in range(10)]))
+    (use,) = (use for use in report.uses if use.objectives == ("safedpo",))
+    assert (use.examples, use.dropped, use.possible) == (5, {"both answers unsafe": 5}, True)
+    assert report.wrong == ()

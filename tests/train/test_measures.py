@@ -14,7 +14,7 @@ ALONE = SimpleNamespace(device=torch.device("cpu"), reduce=lambda tensor, reduct
 def given(chosen, rejected):
     return {
         "logps": Pair(torch.tensor(chosen), torch.tensor(rejected)),
-        "ref_logps": Pair(torch.tensor([-10.0, -10.0]), torch.tensor([-10.0, -10.0])),
+        "ref_logps": Pair(torch.full((len(chosen),), -10.0), torch.full((len(chosen),), -10.0)),
     }
 
 
@@ -61,3 +61,34 @@ def test_displacement_is_said_once(caplog):
             measures.add(Micro((0, 1)), torch.zeros(2), given([-30.0, -30.0], [-35.0, -35.0]))
             measures.drain(ALONE)
     assert [r.message.startswith("chosen answers are being displaced") for r in caplog.records] == [True]
+
+
+def test_rewards_by_safety_are_means_over_the_rows_they_name():
+    measures = Measures("pair", beta=0.5)
+    values = given([-8.0, -11.0, -9.0], [-12.0, -10.0, -10.0])
+    values["safe"] = Pair(torch.tensor([True, False, True]), torch.tensor([False, True, False]))
+    measures.add(Micro((0, 1, 2)), torch.zeros(3), values)
+    found = measures.drain(ALONE)
+    assert found["rewards/margins/safe_unsafe"] == pytest.approx(0.5 * (4 + 1) / 2)
+    assert found["rewards/chosen/safe_unsafe"] == pytest.approx(0.5 * (2 + 1) / 2)
+    assert found["rewards/rejected/safe_unsafe"] == pytest.approx(0.5 * (-2 + 0) / 2)
+    assert found["rewards/margins/unsafe_safe"] == pytest.approx(-0.5)
+    assert "rewards/margins/safe_safe" not in found and "rewards/margins/unsafe_unsafe" not in found
+
+
+def test_a_second_stream_is_measured_under_its_name():
+    measures = Measures("pair", beta=0.5, name="buffer/")
+    measures.add(Micro((0, 1)), torch.tensor([0.25, 0.75]), given([-8.0, -11.0], [-12.0, -10.0]))
+    found = measures.drain(ALONE)
+    assert found["buffer/loss"] == pytest.approx(0.5) and found["buffer/rewards/margins"] == pytest.approx(0.75)
+    assert all(name.startswith("buffer/") for name in found)
+
+
+def test_falling_chosen_answers_are_no_alarm_where_some_are_meant_to_fall(caplog):
+    values = given([-30.0, -30.0], [-35.0, -35.0])
+    values["safe"] = Pair(torch.tensor([False, True]), torch.tensor([True, True]))
+    measures = Measures("pair", beta=0.1)
+    with caplog.at_level(logging.WARNING):
+        measures.add(Micro((0, 1)), torch.zeros(2), values)
+        measures.drain(ALONE)
+    assert not caplog.records

@@ -16,7 +16,8 @@ def relative(a, b):
 
 def launch(folder, *arguments, script="run_worker.py", processes=2):
     """Run a worker under torchrun; a hang is a failure."""
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    path = f"{HERE}:{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     done = subprocess.run(
         [*command, str(HERE / script), str(folder), *map(str, arguments)],
@@ -62,6 +63,44 @@ def test_a_batch_of_one_on_two_processes(tmp_path):
 def test_sharded_parameters_get_the_same_gradients(tmp_path):
     launch(tmp_path, script="shard_worker.py")
     assert all(float((tmp_path / f"rank{r}.txt").read_text()) < 1e-5 for r in (0, 1))
+
+
+# ---- a second stream -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dpo", "bfpo", "kto", "sft"])
+def test_the_gradient_of_both_streams_is_the_sum_of_theirs(tmp_path, name):
+    main, buffer, both = (
+        run_worker.run(tmp_path / streams, name, 300, double=True, steps=1, streams=streams)
+        for streams in ("main", "buffer", "both")
+    )
+    assert relative(both[0], main[0] + buffer[0]) < 1e-9
+    assert both[2][0].item() == pytest.approx(main[2][0].item() + buffer[2][0].item(), rel=1e-6)
+    assert min(main[0].norm(), buffer[0].norm()) > 0.01 * both[0].norm(), "neither is negligible"
+
+
+def test_with_an_empty_main_loss_a_step_is_the_buffers(tmp_path):
+    buffer = run_worker.run(tmp_path / "a", "dpo", 300, double=True, streams="buffer", steps=4)
+    both = run_worker.run(tmp_path / "b", "dpo", 300, double=True, streams="empty", steps=4)
+    assert relative(both[0], buffer[0]) < 1e-9
+    assert torch.allclose(both[2], buffer[2], atol=1e-9) and torch.allclose(both[1], buffer[1], atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["bfpo", "kto", "sft"])
+def test_micro_batches_change_nothing_with_two_streams(tmp_path, name):
+    one_by_one = run_worker.run(tmp_path / "a", name, 1, double=True, streams="both")
+    together = run_worker.run(tmp_path / "b", name, 10**6, double=True, streams="both")
+    assert relative(one_by_one[0], together[0]) < 1e-6
+    assert torch.allclose(one_by_one[2], together[2], rtol=1e-6, atol=1e-6)
+
+
+def test_two_processes_equal_one_with_two_streams(tmp_path):
+    single = run_worker.run(tmp_path / "one", "dpo", 300, streams="both")
+    launch(tmp_path, "dpo", 120, "--streams", "both")
+    first, second = (torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1))
+    assert torch.equal(first[1], second[1]), "ranks drifted apart"
+    assert relative(first[0], single[0]) < 1e-5
+    assert torch.allclose(first[2], single[2], atol=1e-4)
 
 
 def test_no_name_collides_with_the_parent():

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from equipoise.data.columns import Reason
+from equipoise.data.columns import NO_FAULT, Reason
 from equipoise.data.relabel import count_reasons, pairs, sft_targets, unpaired
 from equipoise.data.sources import DataEntry, Located, open_entry
 from equipoise.types import Dropped, SourceRow
@@ -107,6 +107,8 @@ def check(entry: DataEntry, *, base_dir: str | Path | None = None, max_dropped: 
 _USES: tuple[tuple[str, tuple[str, ...], Callable[[list[SourceRow]], Any]], ...] = (
     ("pairs by helpfulness", ("dpo by better", "ipo by better"), lambda rows: pairs(rows, prefer="better")),
     ("pairs by safety", ("dpo by safer", "ipo by safer"), lambda rows: pairs(rows, prefer="safer")),
+    ("pairs with safety flags", ("bfpo",), lambda rows: pairs(rows, prefer="better", flagged=True)),
+    ("pairs, a safe answer first", ("safedpo",), lambda rows: pairs(rows, prefer="better_if_safe")),
     ("labels by helpfulness", ("kto by better",), lambda rows: unpaired(rows, prefer="better")),
     ("labels by safety", ("kto by safer",), lambda rows: unpaired(rows, prefer="safer")),
     ("answers to imitate", ("sft",), lambda rows: sft_targets(rows, choose="all")),
@@ -122,14 +124,15 @@ def _try(
     name, objectives, derive = use
     used, dropped = derive(rows)
     lost = [*unreadable, *dropped]
+    at_fault = [row for row in lost if row.reason not in NO_FAULT]
     counts = count_reasons(lost)
     why_not = ""
     if not used:
         why_not = max(counts, key=lambda reason: counts[reason]) if counts else "no rows"
-    elif len(lost) > max_dropped * (len(rows) + len(unreadable)):
+    elif len(at_fault) > max_dropped * (len(rows) + len(unreadable)):
         why_not = f"more than {max_dropped:.0%} of the rows would be dropped"
     result = Use(name, objectives, len(used), counts, possible=not why_not, why_not=why_not)
-    return result, list(dropped)
+    return result, [row for row in dropped if row.reason not in NO_FAULT]
 
 
 def _present(rows: Sequence[SourceRow]) -> dict[str, int]:

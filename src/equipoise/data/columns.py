@@ -19,8 +19,9 @@ COLUMNS = frozenset(
         *("completion", "label", "safe", "severity", "harm_category", "reward", "cost"),
         *("response_0", "response_1", "better_response_id", "safer_response_id"),
         *(f"is_response_{i}_safe" for i in (0, 1)),
+        *("modeloutput1", "modeloutput2", "better_modelout", "is_modelout1_safe", "is_modelout2_safe"),
         *(f"response_{i}_{what}" for i in (0, 1) for what in ("harm_category", "severity_level", "reward", "cost")),
-        *("category", "labelled_by", "text"),
+        *("category", "labelled_by", "text", "completions", "responses"),
     }
 )
 """Columns the reader knows by name, besides those of `RATING`."""
@@ -45,6 +46,7 @@ class Reason(StrEnum):
     CONTRADICTORY = "contradictory labels"
     NO_ORDER = "missing order"
     NO_SAFETY_FLAG = "missing safety flag"
+    BOTH_UNSAFE = "both answers unsafe"
     NO_ANSWER = "no answer"
     NO_TRAINED_TOKEN = "no trained token"
     DUPLICATE = "duplicate"
@@ -53,6 +55,16 @@ class Reason(StrEnum):
     BAD_LABEL = "unreadable label"
     BAD_TURNS = "unreadable dialogue"
     TOO_LONG = "too long for max_length"
+    NO_RATING = "missing rating"
+    OFF_SCALE = "rating outside the scale"
+    HOLDS_TOKENS = "holds a preference token"
+    TIED = "all answers tie"
+    NO_CONDITION = "no condition fits"
+    ASKS_FOR_HARM = "its condition would ask for harm"
+
+
+NO_FAULT = frozenset({Reason.BOTH_UNSAFE, Reason.TIED, Reason.NO_CONDITION, Reason.ASKS_FOR_HARM})
+"""Reasons that are counted and written down but are nothing wrong with a row: `max_dropped` does not count them."""
 
 
 class BadRow(DataError):

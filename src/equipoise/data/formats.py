@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from equipoise.data.columns import PROMPTS, RATING, BadRow, Reason
+from equipoise.data.rated import read_rated
 from equipoise.data.values import (
     Dialogue,
     categories,
@@ -309,6 +310,18 @@ def _read_responses(cells: Cells, axis: Axis | None) -> SourceRow:
     return SourceRow(id="", prompt=_prompt(cells), responses=(_numbered(0, cells), _numbered(1, cells)), **orders)
 
 
+def _read_outputs(cells: Cells, axis: Axis | None) -> SourceRow:
+    """{"prompt": ..., "modeloutput1": ..., "better_modelout": 1 or 2, "is_modelout1_safe": ...}: counted from 1."""
+    better = whole(cells.get("better_modelout"), "better_modelout")
+    if better not in (None, 1, 2):
+        raise BadRow(Reason.BAD_LABEL, f"better_modelout is {better}, expected 1 or 2")
+    counted: dict[str, object] = {"better_response_id": None if better is None else better - 1}
+    for index in (0, 1):
+        counted[f"response_{index}"] = cells[f"modeloutput{index + 1}"]
+        counted[f"is_response_{index}_safe"] = cells.get(f"is_modelout{index + 1}_safe")
+    return _read_responses({**cells, **counted}, axis)
+
+
 def _read_completion(cells: Cells, axis: Axis | None) -> SourceRow:
     response = _single(_answer(_turns(cells["completion"], "completion"), "completion"), cells)
     return SourceRow(id="", prompt=_prompt(cells), responses=(response,), desirable=_desirable(cells))
@@ -347,6 +360,7 @@ def _desirable(cells: Cells) -> bool | None:
 
 _TWO = frozenset(_SIDES)
 _RESPONSES = frozenset({"response_0", "response_1"})
+_OUTPUTS = frozenset({"modeloutput1", "modeloutput2"})
 _PROMPT = frozenset({"prompt", "instruction"})
 
 LAYOUTS: dict[str, Layout] = {
@@ -354,6 +368,7 @@ LAYOUTS: dict[str, Layout] = {
     for layout in (
         Layout("pku", _RESPONSES | {"safer_response_id"}, _read_responses, _PROMPT),
         Layout("responses", _RESPONSES, _read_responses, _PROMPT, order=frozenset({"better_response_id"})),
+        Layout("model-outputs", _OUTPUTS, _read_outputs, _PROMPT, order=frozenset({"better_modelout"})),
         Layout("pairs", _TWO | {"prompt"}, _read_pairs, order=_TWO),
         Layout("sharegpt-pairs", _TWO | {"conversations"}, _read_sharegpt_pairs, order=_TWO),
         Layout("alpaca-pairs", _TWO | {"instruction"}, _read_alpaca_pairs, order=_TWO),
@@ -361,6 +376,8 @@ LAYOUTS: dict[str, Layout] = {
         Layout("hh", _TWO, _read_hh, order=_TWO),
         Layout("dialogue-pairs", _TWO, _read_dialogue_pairs, order=_TWO),
         Layout("completion", frozenset({"completion"}), _read_completion, _PROMPT),
+        Layout("rated-completions", frozenset({"instruction", "completions"}), read_rated),
+        Layout("rated-responses", frozenset({"instruction", "responses"}), read_rated),
         Layout("alpaca", frozenset({"instruction", "output"}), _read_alpaca),
         Layout("messages", frozenset({"messages"}), _read_messages),
         Layout("sharegpt", frozenset({"conversations"}), _read_messages),

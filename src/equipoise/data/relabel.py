@@ -9,25 +9,34 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-from equipoise.data.columns import Reason
+from equipoise.data.columns import NO_FAULT, Reason
 from equipoise.data.formats import Axis
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.types import Dropped, Message, Response, SourceRow, TrainingRow
 
 Choose = Literal["better", "safer", "all", "safe", "first"]
+Prefer = Literal["better", "safer", "better_if_safe"]
 Derived = tuple[list[TrainingRow], list[Dropped]]
+NO_FLAGS = (
+    "each answer needs a safety flag, from annotators, a judge or a scorer, in the columns is_response_0_safe and "
+    "is_response_1_safe beside response_0 and response_1, or chosen_safe and rejected_safe beside chosen and rejected"
+)
 RowType = TypeVar("RowType", SourceRow, TrainingRow)
 
 
-def pairs(rows: Iterable[SourceRow], *, prefer: Axis) -> Derived:
+def pairs(rows: Iterable[SourceRow], *, prefer: Prefer, flagged: bool = False) -> Derived:
     """Return chosen/rejected rows by the named order, with `chosen_x`/`rejected_x` for what is known of both answers.
 
     Rafailov et al. 2023 (arXiv:2305.18290) as used by SACPO (arXiv:2404.11049): chosen is `better_response_id` for
-    helpfulness and `safer_response_id` for safety.
+    helpfulness and `safer_response_id` for safety. `better_if_safe` is SafeDPO's (arXiv:2505.20065): the better answer
+    if it is safe, the other one if only that is, neither where both are unsafe. `flagged` drops pairs of which an
+    answer has no safety flag, as `better_if_safe` does anyway.
     """
-    _check(prefer, ("better", "safer"), "prefer")
+    _check(prefer, ("better", "safer", "better_if_safe"), "prefer")
+    flagged = flagged or prefer == "better_if_safe"
     used: list[TrainingRow] = []
     dropped: list[Dropped] = []
     for row in _distinct(rows, dropped):
@@ -39,11 +48,14 @@ def pairs(rows: Iterable[SourceRow], *, prefer: Axis) -> Derived:
             dropped.append(Dropped(row.id, problem))
             continue
         for second in (i for i in range(len(row.responses)) if i != first):
-            problem = _pair_problem(row.responses[first], row.responses[second], prefer)
-            if problem is None:
-                used.append(_pair(row, first, second))
-            else:
+            answers = row.responses[first], row.responses[second]
+            problem = _pair_problem(*answers, prefer) or (_safety_problem(*answers, prefer) if flagged else None)
+            if problem is not None:
                 dropped.append(Dropped(f"{row.id}-{first}{second}", problem))
+            elif prefer == "better_if_safe" and not answers[0].safe:
+                used.append(_pair(row, second, first))
+            else:
+                used.append(_pair(row, first, second))
     return used, dropped
 
 
@@ -96,16 +108,36 @@ def sft_targets(rows: Iterable[SourceRow], *, choose: Choose) -> Derived:
 
 
 def enforce(dropped: Sequence[Dropped], *, total: int, name: str, max_dropped: float = 0.05) -> None:
-    """Refuse data of which more than the share `max_dropped` cannot be used (`total` counts the rows looked at)."""
+    """Refuse data of which more than the share `max_dropped` cannot be used (`total` counts the rows looked at).
+
+    Rows left out for a reason of `NO_FAULT`, such as a tie, do not count.
+    """
     if not 0 <= max_dropped <= 1:
         raise SettingError(f"max_dropped is {max_dropped}, expected a share between 0 and 1")
     if total == 0:
         raise DataError(f"{name} holds no rows")
+    dropped = [row for row in dropped if row.reason not in NO_FAULT]
     if len(dropped) <= max_dropped * total:
         return
     counts = ", ".join(f"{count} {reason}" for reason, count in count_reasons(dropped).items())
     unusable = f"{len(dropped)} of {total} rows cannot be used ({counts})"
-    raise DataError(f"{name}: {unusable}, more than max_dropped = {max_dropped:g} allows")
+    hint = f": {NO_FLAGS}" if any(row.reason == Reason.NO_SAFETY_FLAG for row in dropped) else ""
+    raise DataError(f"{name}: {unusable}, more than max_dropped = {max_dropped:g} allows{hint}")
+
+
+def taken_as_safe(rows: Iterable[SourceRow], *, name: str) -> list[SourceRow]:
+    """Return rows all of whose answers are flagged safe, as BFPO's buffer has them; an unsafe one is refused.
+
+    Zhang et al. 2024 (arXiv:2408.15313): the helpfulness data of the buffer count as safe without anybody's flags.
+    """
+    rows = list(rows)
+    unsafe = [row for row in rows if any(answer.safe is False for answer in row.responses)]
+    if unsafe:
+        raise DataError(
+            f"{name}: {len(unsafe)} of {len(rows)} rows hold an answer flagged unsafe (first row {unsafe[0].id}), but "
+            "a buffer takes every answer for safe: leave these rows out or train on them as pairs"
+        )
+    return [replace(row, responses=tuple(replace(answer, safe=True) for answer in row.responses)) for row in rows]
 
 
 def count_reasons(dropped: Iterable[Dropped]) -> dict[str, int]:
@@ -147,7 +179,7 @@ def _distinct(rows: Iterable[SourceRow], dropped: list[Dropped]) -> Iterable[Sou
 
 
 def _order(row: SourceRow, prefer: str) -> int | None:
-    return row.better if prefer == "better" else row.safer
+    return row.safer if prefer == "safer" else row.better
 
 
 def _same(first: Response, second: Response) -> bool:
@@ -175,6 +207,13 @@ def _pair_problem(chosen: Response, rejected: Response, prefer: str) -> Reason |
     if prefer == "safer" and chosen.safe is False and rejected.safe is True:
         return Reason.CONTRADICTORY
     return None
+
+
+def _safety_problem(chosen: Response, rejected: Response, prefer: str) -> Reason | None:
+    """Return what stands in the way of an objective that asks for the flags of both answers."""
+    if chosen.safe is None or rejected.safe is None:
+        return Reason.NO_SAFETY_FLAG
+    return Reason.BOTH_UNSAFE if prefer == "better_if_safe" and not (chosen.safe or rejected.safe) else None
 
 
 def _contradiction(row: SourceRow, prefer: str) -> Reason | None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from equipoise.config import ObjectiveUse, TrainConfig, unknown_key
+from equipoise.data.conditions import Conditions
 from equipoise.data.duplicates import THRESHOLD
 from equipoise.data.sources import DataEntry
 from equipoise.errors import SettingError
 from equipoise.objectives import bind, objective
+from equipoise.preparing import PrepareConfig
 from equipoise.stages import (
     HeldoutConfig,
-    PrepareConfig,
     ReferenceConfig,
     TrainStageConfig,
+    buffer,
     heldout,
     prepare,
     reference,
@@ -25,7 +27,7 @@ from equipoise.stages import (
 from equipoise.store import FileInput, Input
 from equipoise.types import Artefact
 
-Prefer = Literal["better", "safer"]
+Prefer = Literal["better", "safer", "better_if_safe"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ def _content(entry: DataEntry) -> Input:
 
 @dataclass(frozen=True)
 class Step:
-    """One training step of a method."""
+    """One training step of a method.
+
+    The loss on `buffer`, further pairs by helpfulness all of whose answers count as safe, is added to each step's.
+    """
 
     data: DataUse
     objective: ObjectiveUse
@@ -74,6 +79,13 @@ class Step:
     choose: Literal["better", "safer", "all", "safe", "first"] = "all"
     text: bool = False  # documents without turns: pretraining
     launch: str | None = None
+    buffer: DataUse | None = None
+    conditions: Conditions | None = None  # rows ask for their answers by preference tokens
+
+    @property
+    def sources(self) -> tuple[DataUse, ...]:
+        """All data that the step trains on."""
+        return (self.data,) if self.buffer is None else (self.data, self.buffer)
 
 
 def use(name: str, **settings: float) -> ObjectiveUse:
@@ -103,8 +115,22 @@ def prepared(
     model: Input, step: Step, *, part: Literal["train", "heldout"] = "train", seen: Sequence[DataUse] = ()
 ) -> Artefact:
     """The step's rows, tokenized for `model`; held-out ones are compared with what was trained on of `seen` as well."""
+    config = _prepare_config(step)
+    if part == "train":
+        return prepare(config, model=model, files=step.data.files)
+    others = [other for other in seen if other != step.data] if step.data.near_duplicates is not None else []
+    kept_back = HeldoutConfig(
+        **{**config.__dict__, "part": part},
+        near_duplicates=step.data.near_duplicates,
+        seen=tuple(meaning for other in others for meaning in other.meanings),
+        seen_paths=tuple(path for other in others for path in other.paths),
+    )
+    return heldout(kept_back, model=model, files=step.data.files, seen=tuple(other.files for other in others))
+
+
+def _prepare_config(step: Step) -> PrepareConfig:
     chosen = objective(step.objective.objective)
-    config = PrepareConfig(
+    return PrepareConfig(
         name=step.data.name,
         entries=step.data.meanings,
         paths=step.data.paths,
@@ -120,17 +146,8 @@ def prepared(
         truncation=step.train.truncation,
         max_dropped=step.train.max_dropped,
         chat_template=step.train.chat_template,
+        conditions=step.conditions,
     )
-    if part == "train":
-        return prepare(config, model=model, files=step.data.files)
-    others = [other for other in seen if other != step.data] if step.data.near_duplicates is not None else []
-    kept_back = HeldoutConfig(
-        **{**config.__dict__, "part": part},
-        near_duplicates=step.data.near_duplicates,
-        seen=tuple(meaning for other in others for meaning in other.meanings),
-        seen_paths=tuple(path for other in others for path in other.paths),
-    )
-    return heldout(kept_back, model=model, files=step.data.files, seen=tuple(other.files for other in others))
 
 
 def logps(model: Input, data: Artefact, step: Step) -> Artefact:
@@ -144,10 +161,22 @@ def logps(model: Input, data: Artefact, step: Step) -> Artefact:
     return reference(config, model=model, data=data)
 
 
-def align(model: Input, step: Step, *, base: Input | None = None) -> Artefact:
-    """Train `model` on a step; the reference is `model` itself. `base` owns the tokenizer (default: `model`)."""
+def align(model: Input, step: Step, *, base: Input | None = None, columns: Artefact | None = None) -> Artefact:
+    """Train `model` on a step; the reference is `model` itself. `base` owns the tokenizer (default: `model`).
+
+    `columns` are numbers that other models gave to the step's rows.
+    """
     chosen = objective(step.objective.objective)
-    data = prepared(base if base is not None else model, step)
+    if chosen.needs_margin and columns is None:
+        raise SettingError(f"{chosen.name} needs the margins of another model: use methods.modpo, or method: modpo")
+    owner = base if base is not None else model
+    data = prepared(owner, step)
+    extra: dict[str, Input] = {} if columns is None else {"columns": columns}
+    if step.buffer is not None:
+        rows = _prepare_config(replace(step, data=step.buffer, prefer="better"))
+        extra["buffer"] = second = buffer(rows, model=owner, files=step.buffer.files)
+        if chosen.needs_reference:
+            extra["buffer_reference"] = logps(model, second, step)
     cached = logps(model, data, step) if chosen.needs_reference else None
     config = TrainStageConfig(objective=step.objective, train=step.train, launch=step.launch)
-    return train(config, model=model, data=data, reference=cached)
+    return train(config, model=model, data=data, reference=cached, **extra)

@@ -12,17 +12,20 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from equipoise.config import Config, Execution, TrainConfig
+from equipoise.data.conditions import Budget, Conditions, Objective, objectives_of
 from equipoise.data.duplicates import THRESHOLD
-from equipoise.data.files import kind_of
-from equipoise.data.sources import DataEntry, Opened, open_entry
 from equipoise.errors import SettingError, nearest
-from equipoise.methods.align import DataUse, Prefer, Step, align, step_settings
+from equipoise.methods.align import DataUse, Prefer, Step, align, step_settings, use
+from equipoise.methods.bfpo import bfpo, bfpo_steps
+from equipoise.methods.cpo import cpo, cpo_steps
+from equipoise.methods.labels import check_buffer, check_entry, holds_pairs, is_remote
+from equipoise.methods.modpo import modpo, modpo_settings
 from equipoise.methods.sacpo import naive_merge, sacpo
 from equipoise.methods.scratch import ScratchConfig, data_use, scratch_base
 from equipoise.objectives import objective
 from equipoise.stages import model_input
 from equipoise.store import Input
-from equipoise.types import Artefact, SourceRow
+from equipoise.types import Artefact
 
 # What a role means where the data's axis does not say it.
 ROLE_AXIS: dict[str, Prefer] = {"helpful": "better", "safe": "safer"}
@@ -80,6 +83,57 @@ class SacpoConfig(RunConfig):
     naive: bool = False
 
 
+class BfpoConfig(RunConfig):
+    """BFPO on the role `pairs`, with `buffer` where given; `sft` holds the settings of the stage before, or is off.
+
+    `sft` takes `choose` (which answers to imitate) and training keys; the role `chat` is imitated too.
+    """
+
+    tau: float = 0.01
+    b1: float = 3.0
+    alpha: float = 0.5
+    sft: Annotated[dict[str, Any] | None, BeforeValidator(_off)] = Field(default_factory=dict)
+    trainable: tuple[str, ...] | None = ("down_proj",)
+
+
+class ModpoConfig(RunConfig):
+    """MODPO: `first` gives the margin, `second` is trained once for each of `weights`; `order` names their data."""
+
+    first: dict[str, Any] = Field(default_factory=dict)
+    second: dict[str, Any] = Field(default_factory=dict)
+    order: tuple[str, str] = ("safe", "helpful")
+    weights: float | tuple[float, ...] = (0.5,)
+
+
+class SafedpoConfig(RunConfig):
+    """SafeDPO: pairs by helpfulness, an unsafe better answer and a safe other one having changed places."""
+
+    beta: float = 0.1
+    delta: float = 10.0
+
+
+class CpoConfig(RunConfig):
+    """Controllable (CPO): rated answers imitated by their ratings (`sft`), then ordered under conditions (`pairs`).
+
+    `objectives` and the keys after it are those of `data.controllable.Conditions`.
+    """
+
+    objectives: Annotated[tuple[Objective, ...], BeforeValidator(objectives_of)] = Field(min_length=1)
+    draw: Literal["own", "uniform"] = "own"
+    budgets: tuple[Budget, ...] = (Budget(),)
+    temperature: float | None = None
+    untagged_top: float = 0.0
+    ask_for_harm: bool = False
+    sft: dict[str, Any] = Field(default_factory=dict)
+    pairs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def conditions(self) -> Conditions:
+        """The keys that say how conditions are found and used."""
+        given = {name: self.__dict__[name] for name in Conditions.model_fields}
+        return Conditions.make(given, where="config")
+
+
 @dataclass(frozen=True)
 class Made:
     """A model of a run: its label on tables, and the setting that led to it."""
@@ -98,7 +152,14 @@ class Run:
     base_dir: Path
     steps: tuple[Step, ...]
 
-    METHODS: ClassVar[dict[str, type[RunConfig]]] = {"dpo": DpoConfig, "sacpo": SacpoConfig}
+    METHODS: ClassVar[dict[str, type[RunConfig]]] = {
+        "dpo": DpoConfig,
+        "sacpo": SacpoConfig,
+        "bfpo": BfpoConfig,
+        "modpo": ModpoConfig,
+        "safedpo": SafedpoConfig,
+        "cpo": CpoConfig,
+    }
 
     @classmethod
     def read(cls, settings: Mapping[str, Any], *, base_dir: Path) -> Run:
@@ -117,11 +178,16 @@ class Run:
                 near_duplicates=config.near_duplicates,
             )
             for role, given in config.data.items()
+            if given is not None  # as in --data.buffer null
         }
         if not uses:
             raise SettingError("data: name at least one role, such as helpful or safe")
-        steps = _sacpo_steps(config, uses) if isinstance(config, SacpoConfig) else _one_step(config, uses)
-        return cls(config, base_dir, tuple(steps))
+        steps = tuple(_steps(config, uses))
+        for step in steps:
+            name = step.objective.objective
+            if name in cls.METHODS and name not in ("dpo", config.method):
+                raise SettingError(f"objective {name} has data of its own: use method: {name}, got {config.method}")
+        return cls(config, base_dir, steps)
 
     @property
     def base_name(self) -> str:
@@ -139,8 +205,11 @@ class Run:
         """Open every data entry and see that its labels can feed the step that uses it (`offline`: not the hub's)."""
         for step in self.steps:
             for entry in step.data.entries:
-                if not (offline and _is_remote(entry)):
-                    _check_entry(step, entry)
+                if not (offline and is_remote(entry)):
+                    check_entry(step, entry)
+            for entry in step.buffer.entries if step.buffer is not None else ():
+                if not (offline and is_remote(entry)):
+                    check_buffer(step, entry)
         if self.config.holdout and not offline and not any(map(holds_pairs, self.steps)):
             raise SettingError("holdout: the data order no pairs, so there is nothing to evaluate on; set holdout: 0")
 
@@ -167,7 +236,7 @@ class Run:
         """Run every stage; the base comes first."""
         config = self.config
         if isinstance(config, SacpoConfig):
-            mix = (config.mix,) if isinstance(config.mix, float) else config.mix
+            mix = _several(config.mix)
             result = sacpo(self.base, self.steps, mix=mix)
             made = [
                 Made(f"step {i}: {_words(s)}", model, _setting(s))
@@ -178,14 +247,49 @@ class Run:
                 merged = naive_merge(self.base, self.steps[0], self.steps[-1], mix=mix or (0.5,))
                 made += [Made(f"naive merge {q:g}", model, {"q": q}, "naive merge") for q, model in merged.items()]
             return made
+        if isinstance(config, CpoConfig):
+            both = cpo(self.base, *self.steps)
+            made = zip(("CPSFT", "CDPO"), self.steps, (both.cpsft, both.cdpo), strict=True)
+            return [Made(f"{name}: {_words(step)}", model, _setting(step)) for name, step, model in made]
+        if isinstance(config, BfpoConfig):
+            *before, step = self.steps
+            found = bfpo(self.base, step, sft=before[0] if before else None)
+            imitating = [Made(_words(s), model, _setting(s)) for s, model in zip(before, [found.sft], strict=False)]
+            return [*imitating, Made(_words(step), found.aligned, _setting(step))]
+        if isinstance(config, ModpoConfig):
+            margin, step = self.steps
+            swept = modpo(self.base, margin, step, weights=_several(config.weights))
+            made = [Made(f"margin: {_words(margin)}", swept.margin, _setting(margin))]
+            weighted = swept.weighted.items()
+            return made + [Made(f"MODPO {w:g}", m, _setting(step) | {"weight": w}, "MODPO") for w, m in weighted]
         (step,) = self.steps
         return [Made(_words(step), align(self.base, step), _setting(step))]
 
 
-def _is_remote(entry: DataEntry) -> bool:
-    """Whether a path can only be meant for the hub."""
-    path = Path(entry.path)
-    return "/" in entry.path and not path.exists() and not path.parent.is_dir() and kind_of(path) is None
+def _several(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return (value,) if isinstance(value, float) else value
+
+
+def _steps(config: RunConfig, uses: Mapping[str, DataUse]) -> Sequence[Step]:
+    if isinstance(config, BfpoConfig):
+        settings = {"tau": config.tau, "b1": config.b1, "alpha": config.alpha}
+        steps = bfpo_steps(uses, config.train_config, settings=settings, sft=config.sft, launch=config.launch)
+        _check_continued(steps)
+        return steps
+    if isinstance(config, ModpoConfig):
+        return _modpo_steps(config, uses)
+    if isinstance(config, SafedpoConfig):
+        data = _only_role(config, uses)
+        chosen = use("safedpo", beta=config.beta, delta=config.delta)
+        return [Step(data, chosen, config.train_config, prefer="better_if_safe", launch=config.launch)]
+    if isinstance(config, SacpoConfig):
+        return _sacpo_steps(config, uses)
+    if isinstance(config, CpoConfig):
+        given = {"sft": config.sft, "pairs": config.pairs, "launch": config.launch}
+        steps = cpo_steps(uses, config.conditions, config.train_config, **given)
+        _check_continued(steps)
+        return steps
+    return _one_step(config, uses)
 
 
 def _sacpo_steps(config: SacpoConfig, uses: Mapping[str, DataUse]) -> list[Step]:
@@ -212,7 +316,20 @@ def _sacpo_steps(config: SacpoConfig, uses: Mapping[str, DataUse]) -> list[Step]
     return steps
 
 
-def _check_adapters(config: SacpoConfig, steps: Sequence[Step]) -> None:
+def _modpo_steps(config: ModpoConfig, uses: Mapping[str, DataUse]) -> list[Step]:
+    found = modpo_settings(config.first, config.second, config.train_config, weights=_several(config.weights))
+    steps = []
+    for where, role, given, settings in zip(
+        ("first", "second"), config.order, (config.first, config.second), found, strict=True
+    ):
+        if role not in uses:
+            raise SettingError(f"{where}: data '{role}' is not one of the roles under data:{nearest(role, uses)}")
+        prefer = given.get("prefer") or _axis(uses[role], role, where)
+        steps.append(Step(uses[role], *settings, prefer=prefer, launch=config.launch))
+    return steps
+
+
+def _check_continued(steps: Sequence[Step]) -> None:
     """A step over LoRA continues the adapter of the step before it: what it asks of an adapter must be the same."""
     for number, (before, step) in enumerate(itertools.pairwise(steps), start=2):
         for key in ("use_peft", "lora_r", "lora_alpha", "lora_target_modules"):
@@ -222,21 +339,31 @@ def _check_adapters(config: SacpoConfig, steps: Sequence[Step]) -> None:
                     f"step {number}: {key} is {asked}, but the step continues the adapter of step {number - 1}, which "
                     f"was made with {key}: {had}"
                 )
+
+
+def _check_adapters(config: SacpoConfig, steps: Sequence[Step]) -> None:
+    _check_continued(steps)
     if (config.mix or config.naive) and steps and steps[0].train.use_peft != steps[-1].train.use_peft:
         raise SettingError("merging needs the first and the last step both with use_peft or both without")
 
 
 def _one_step(config: RunConfig, uses: Mapping[str, DataUse]) -> list[Step]:
     assert isinstance(config, DpoConfig)
-    if len(uses) != 1:
-        raise SettingError(f"method {config.method} trains on one data entry, got {', '.join(uses)}; use method: sacpo")
-    ((role, data),) = uses.items()
+    data = _only_role(config, uses)
+    role = data.name
     given = {"objective": config.objective} | ({} if config.beta is None else {"beta": config.beta})
     chosen, train = step_settings(given, config.train_config, "config")
     prefer = None
     if objective(config.objective).layout != "completion":
         prefer = config.prefer or _axis(data, role, "data")
     return [Step(data, chosen, train, prefer=prefer, choose=config.choose, launch=config.launch)]
+
+
+def _only_role(config: RunConfig, uses: Mapping[str, DataUse]) -> DataUse:
+    if len(uses) != 1:
+        raise SettingError(f"method {config.method} trains on one data entry, got {', '.join(uses)}; use method: sacpo")
+    (data,) = uses.values()
+    return data
 
 
 def _axis(data: DataUse, role: str, where: str) -> Prefer:
@@ -249,49 +376,13 @@ def _axis(data: DataUse, role: str, where: str) -> Prefer:
     return axis
 
 
-def holds_pairs(step: Step) -> bool:
-    """Whether the first rows of a step's data hold pairs ordered by what the step prefers."""
-    rows = [row for entry in step.data.entries for row in _head(open_entry(entry))]
-    return any(len(row.responses) > 1 and _order(row, step) is not None for row in rows)
-
-
-def _head(opened: Opened) -> list[SourceRow]:
-    rows = [located.row for located in itertools.islice(opened.rows, 50)]
-    return [row for row in rows if isinstance(row, SourceRow)]
-
-
-def _order(row: SourceRow, step: Step) -> int | None:
-    return {"better": row.better, "safer": row.safer, None: None}[step.prefer]
-
-
-def _check_entry(step: Step, entry: DataEntry) -> None:
-    """Refuse a step whose objective needs labels that the file does not have, before anything loads."""
-    opened = open_entry(entry)
-    layout = objective(step.objective.objective).layout
-    found = _head(opened)
-    if not found:
-        return
-    where = entry.shown
-    if layout == "pair" and not any(_order(row, step) is not None for row in found):
-        raise SettingError(
-            f"{where}: {step.objective.objective} needs pairs ordered by '{step.prefer}', which the first "
-            f"{len(found)} rows lack (layout {opened.layout.name}; columns {', '.join(opened.columns)})"
-        )
-    if layout == "unpaired" and step.prefer == "safer":
-        flagged = any(row.desirable is not None or any(a.safe is not None for a in row.responses) for row in found)
-        if not flagged:
-            raise SettingError(
-                f"{where}: kto needs a safety flag per answer (or a label), which the first {len(found)} rows lack; "
-                "name the column under map:, as in map: {safe: is_safe}"
-            )
-
-
 def _setting(step: Step) -> dict[str, Any]:
     return {"objective": step.objective.objective, "prefer": step.prefer, **step.objective.settings}
 
 
 def _words(step: Step) -> str:
-    beta = step.objective.settings.get("beta")
+    settings = step.objective.settings
+    beta = settings.get("beta", settings.get("tau"))
     return f"{step.objective.objective}({step.data.name}{f', {beta:g}' if beta is not None else ''})"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from equipoise.errors import SettingError, nearest
 from equipoise.objectives.preference import dpo, ipo, kto, sft
+from equipoise.objectives.safety import bfpo, bfpo_target, modpo, safedpo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,18 +21,30 @@ if TYPE_CHECKING:
 Layout = Literal["completion", "pair", "unpaired"]
 Divisor = Literal["examples", "tokens"]
 
-# What the trainer computes itself; every other positional parameter is a column the data must have.
-COMPUTED = ("logps", "ref_logps", "lengths", "kl")
+# What models give or the trainer computes; every other positional parameter is a column the data must have.
+COMPUTED = ("logps", "ref_logps", "lengths", "kl", "margin")
+
+# Hyperparameters by name: above what, up to what, in words.
+_LIMITS = {
+    "beta": (0.0, float("inf"), "be positive"),
+    "tau": (0.0, float("inf"), "be positive"),
+    "b1": (1.0, float("inf"), "be larger than 1"),
+    "weight": (0.0, 1.0, "be larger than 0 and at most 1"),
+}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss and what the trainer must know to feed it."""
+    """A loss and what the trainer must know to feed it.
+
+    `target` gives the margin of log-ratios that a squared loss pulls to, from the same columns and hyperparameters.
+    """
 
     name: str
     function: Callable[..., Tensor]
     layout: Layout
     divisor: Divisor = "examples"
+    target: Callable[..., Tensor] | None = None
 
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -62,12 +75,20 @@ class Objective:
         """Whether each row carries another row's completion for a KL baseline."""
         return "kl" in self.inputs
 
+    @property
+    def needs_margin(self) -> bool:
+        """Whether another model's implicit rewards of the answers must be computed before training."""
+        return "margin" in self.inputs
+
 
 OBJECTIVES: dict[str, Objective] = {
     "sft": Objective("sft", sft, "completion", divisor="tokens"),
     "dpo": Objective("dpo", dpo, "pair"),
     "ipo": Objective("ipo", ipo, "pair"),
     "kto": Objective("kto", kto, "unpaired"),
+    "bfpo": Objective("bfpo", bfpo, "pair", target=bfpo_target),
+    "modpo": Objective("modpo", modpo, "pair"),
+    "safedpo": Objective("safedpo", safedpo, "pair"),
 }
 
 
@@ -86,9 +107,10 @@ def bind(chosen: Objective, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise SettingError(f"objective '{chosen.name}' takes no '{name}'{nearest(name, known)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SettingError(f"objective '{chosen.name}': {name} must be a number, got {value!r}")
-    if settings.get("beta", 1) <= 0:
-        raise SettingError(f"objective '{chosen.name}': beta must be positive, got {settings['beta']}")
+        above, most, words = _LIMITS.get(name, (-float("inf"), float("inf"), ""))
+        if not above < value <= most:
+            raise SettingError(f"objective '{chosen.name}': {name} must {words}, got {value}")
     return {**known, **settings}
 
 
-__all__ = ["OBJECTIVES", "Objective", "bind", "dpo", "ipo", "kto", "objective", "sft"]
+__all__ = ["OBJECTIVES", "Objective", "bfpo", "bind", "dpo", "ipo", "kto", "modpo", "objective", "safedpo", "sft"]

@@ -99,6 +99,29 @@ def playground_preferences(work: Work, config: AnnotateConfig, *, completions: I
     work.summary.update(pairs=len(out))
 
 
+@stage(version=1)
+def playground_ratings(work: Work, config: AnnotateConfig, *, completions: Input) -> None:
+    """All answers to a prompt with helpfulness and honesty from 1 to 5, harmlessness 0 or 1: `rated.jsonl`.
+
+    Two answers at a time are rated by one of the simulated annotators; of an odd number the last goes unrated.
+    """
+    rated: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, dict[str, Any]] = {}
+    for row in read_jsonl(artefact(completions).path / "completions.jsonl"):
+        first = waiting.pop(row["prompt_id"], None)
+        if first is None:
+            waiting[row["prompt_id"]] = row
+            continue
+        prompt = {"id": row["prompt_id"], **{k: row[k] for k in ("prompt", "kind", "category")}}
+        said = annotators.annotate(prompt, first["text"], row["text"], seed=config.seed, tension=config.tension)
+        kept = rated.setdefault(row["prompt_id"], {"instruction": row["prompt"], "responses": []})
+        for response in said.responses:
+            ratings = {f"{name}_rating": value for name, value in response.ratings.items()}
+            kept["responses"].append({"response": response.text, **ratings})
+    write_jsonl(work.path / "rated.jsonl", list(rated.values()))
+    work.summary.update(prompts=len(rated), answers=sum(len(row["responses"]) for row in rated.values()))
+
+
 class ScoreConfig(Config):
     """Which world's truth, and by how much the two aims pull apart."""
 

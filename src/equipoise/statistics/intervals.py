@@ -38,7 +38,9 @@ FARTHEST = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean or a rate with its two-sided interval; `low` and `high` are None where one prompt cannot give any.
+    """A mean, rate, rating or correlation with its two-sided interval.
+
+    `low` and `high` are None where one prompt cannot give any.
 
     `n` answers came from `n_prompts` prompts; `n_effective` is how many independent answers they are worth.
     """
@@ -48,7 +50,7 @@ class Estimate:
     high: float | None
     n: int
     n_prompts: int
-    kind: Literal["mean", "rate", "rating", "corrected"]
+    kind: Literal["mean", "rate", "rating", "corrected", "correlation"]
     level: float
     n_effective: float
 

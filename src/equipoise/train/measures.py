@@ -5,6 +5,7 @@ Everything stays on the device until a log is due, so that no step waits for the
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -18,24 +19,31 @@ from equipoise.types import Pair
 logger = logging.getLogger(__name__)
 
 
+# Which of the two answers are safe, in the order chosen and rejected; objectives that do not ask have none of them.
+_COMBINATIONS = tuple(itertools.product(("safe", "unsafe"), repeat=2))
+
 # Every rank reports the same names in the same order, or the reduction over ranks would hang.
 _NAMES: dict[Layout, tuple[str, ...]] = {
     "pair": (
         "logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies",
         "displacement/chosen", "displacement/rejected",
+        *(f"rewards/{what}/{c}_{r}" for c, r in _COMBINATIONS for what in ("chosen", "rejected", "margins")), "loss",
     ),
     "unpaired": (
-        "rewards/desirable", "rewards/undesirable", "displacement/desirable", "displacement/undesirable", "kl",
+        "rewards/desirable", "rewards/undesirable", "displacement/desirable", "displacement/undesirable", "kl", "loss",
     ),
-    "completion": ("logps/completion",),
+    "completion": ("logps/completion", "loss"),
 }  # fmt: skip
 
 
 class Measures:
-    """Accumulates per-row values between two logs; `beta` scales log-ratios to rewards."""
+    """Accumulates per-row values between two logs; `beta` scales log-ratios to rewards.
 
-    def __init__(self, layout: Layout, beta: float) -> None:
-        self._names, self._beta = _NAMES[layout], beta
+    Those of a second stream have its `name` before them, and its own loss among them.
+    """
+
+    def __init__(self, layout: Layout, beta: float, name: str = "") -> None:
+        self._names, self._beta, self._name = _NAMES[layout], beta, name
         self._totals: dict[str, tuple[Tensor, Tensor | float]] = {}
         self._pending: list[tuple[int, tuple[int, ...], Tensor]] = []
         self._step_rows: list[tuple[tuple[int, ...], Tensor]] = []
@@ -46,6 +54,8 @@ class Measures:
         if micro.weight == 0:
             return
         self._step_rows.append((micro.rows, losses))
+        if self._name:
+            self._sum("loss", losses)
         logps, reference = given["logps"], given.get("ref_logps")
         if isinstance(logps, Pair):
             self._sum("logps/chosen", logps.chosen)
@@ -57,6 +67,8 @@ class Measures:
             self._sum("rewards/rejected", self._beta * ratio.rejected)
             self._sum("rewards/margins", self._beta * ratio.margin)
             self._sum("rewards/accuracies", ratio.margin > 0)
+            if "safe" in given:
+                self._by_safety(given["safe"], ratio)
             # In nats against the start of training, whatever the objective's scale.
             self._sum("displacement/chosen", ratio.chosen)
             self._sum("displacement/rejected", ratio.rejected)
@@ -68,6 +80,14 @@ class Measures:
             self._sum("kl", given["kl"].reshape(1))
         else:
             self._sum("logps/completion", logps)
+
+    def _by_safety(self, safe: Pair, ratio: Pair) -> None:
+        """Rewards where both answers are safe, the chosen one alone, the rejected one alone, and neither."""
+        values = {"chosen": ratio.chosen, "rejected": ratio.rejected, "margins": ratio.margin}
+        for chosen, rejected in _COMBINATIONS:
+            mask = (safe.chosen.bool() == (chosen == "safe")) & (safe.rejected.bool() == (rejected == "safe"))
+            for what, value in values.items():
+                self._sum(f"rewards/{what}/{chosen}_{rejected}", self._beta * value, mask)
 
     def _sum(self, name: str, values: Tensor, mask: Tensor | None = None) -> None:
         values = values.detach().double()
@@ -103,12 +123,15 @@ class Measures:
         table = accelerator.reduce(table, reduction="sum")
         means = {name: s / c for name, (s, c) in zip(self._names, table.tolist(), strict=True) if c}
         self._watch_displacement(means)
-        return means
+        return {self._name + name: mean for name, mean in means.items()}
 
     def _watch_displacement(self, means: dict[str, float]) -> None:
         """Say once when chosen answers lose more probability than the margin gains."""
         chosen, rejected = means.get("displacement/chosen"), means.get("displacement/rejected")
         if chosen is None or rejected is None or self._warned:
+            return
+        if any("/unsafe_" in name for name in means):
+            self._warned = True  # some chosen answers are meant to fall
             return
         if chosen < -5 and -chosen > chosen - rejected:
             self._warned = True

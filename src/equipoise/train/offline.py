@@ -26,7 +26,7 @@ from equipoise.data.collate import Layout, Packed
 from equipoise.data.plan import Micro, Plan
 from equipoise.data.tokens import TokenTable
 from equipoise.errors import DivergedError
-from equipoise.objectives import Objective
+from equipoise.objectives import Divisor, Objective
 from equipoise.train.measures import Measures
 from equipoise.types import Pair
 
@@ -35,34 +35,17 @@ logger = logging.getLogger(__name__)
 COMPLETE = "complete.json"
 
 
-class Step(NamedTuple):
-    """One optimizer step of one rank: its micro-batches and the divisor of the whole step's loss."""
-
-    micros: tuple[Micro, ...]
-    divisor: float
-
-
-class PlanSteps(Dataset[Step]):
-    """The plan as a dataset: item i is what this rank does at step i."""
-
-    def __init__(self, plan: Plan, rank: int, trained: Any | None) -> None:
-        self._plan, self._rank, self._trained = plan, rank, trained
-
-    def __len__(self) -> int:
-        return self._plan.n_steps
-
-    def __getitem__(self, index: int) -> Step:
-        divisor = self._plan.global_batch_size
-        if self._trained is not None:
-            divisor = int(self._trained[self._plan.batch(index)].sum())
-        return Step(tuple(self._plan.step(index)[self._rank]), float(divisor))
-
-
 class Rows:
-    """Token table plus the numbers an objective reads per row, as tensors on demand."""
+    """Token table plus the numbers an objective reads per row, as tensors on demand.
 
-    def __init__(self, table: TokenTable, reference: Any | None, layout: Layout) -> None:
+    `columns` are numbers that models gave to the rows after they had been prepared.
+    """
+
+    def __init__(
+        self, table: TokenTable, reference: Any | None, layout: Layout, columns: Mapping[str, Any] | None = None
+    ) -> None:
         self.table, self.reference, self.layout = table, reference, layout
+        self.columns = {**table.columns, **(columns or {})}
 
     def pack(self, rows: Sequence[int], branches: Sequence[int] | None, device: torch.device) -> Packed:
         """One micro-batch of token ids on `device`."""
@@ -75,16 +58,55 @@ class Rows:
 
     def column(self, name: str, rows: Sequence[int], device: torch.device) -> Any:
         """A column as the objective wants it: (B,), or a `Pair` of (B,)."""
-        if name in self.table.columns:
-            return torch.as_tensor(self.table.columns[name][list(rows)]).to(device)
-        sides = (
-            torch.as_tensor(self.table.columns[f"{s}_{name}"][list(rows)]).to(device) for s in ("chosen", "rejected")
+        if name in self.columns:
+            return torch.as_tensor(self.columns[name][list(rows)]).to(device)
+        return Pair(
+            *(torch.as_tensor(self.columns[f"{s}_{name}"][list(rows)]).to(device) for s in ("chosen", "rejected"))
         )
-        return Pair(*sides)
+
+
+class Stream(NamedTuple):
+    """Rows to train on and their order; `name` goes before its metrics and is empty for the main one."""
+
+    plan: Plan
+    rows: Rows
+    row_ids: Sequence[str]
+    name: str = ""
+
+
+class Part(NamedTuple):
+    """What a stream gives to an optimizer step of one rank: its micro-batches and the divisor of their loss."""
+
+    micros: tuple[Micro, ...]
+    divisor: float
+
+
+Step = tuple[Part, ...]  # a part of every stream: each is divided by its own count, then they are added
+
+
+class PlanSteps(Dataset[Step]):
+    """The plans as a dataset: item i is what this rank does at step i; the first stream says when training ends."""
+
+    def __init__(self, streams: Sequence[Stream], rank: int, divisor: Divisor) -> None:
+        self._streams, self._rank = streams, rank
+        self._trained = [s.rows.table.trained[:, 0] if divisor == "tokens" else None for s in streams]
+
+    def __len__(self) -> int:
+        return self._streams[0].plan.n_steps
+
+    def __getitem__(self, index: int) -> Step:
+        parts = []
+        for (plan, *_), trained in zip(self._streams, self._trained, strict=True):
+            divisor = plan.global_batch_size if trained is None else int(trained[plan.batch(index)].sum())
+            parts.append(Part(tuple(plan.step(index)[self._rank]), float(divisor)))
+        return tuple(parts)
 
 
 class OfflineTrainer(Trainer):
-    """Trains any objective of the table on a `TokenTable` with cached reference log-probabilities."""
+    """Trains any objective of the table on a `TokenTable` with cached reference log-probabilities.
+
+    The loss of `buffer`, a second stream of rows under the same objective, is added to that of every step.
+    """
 
     def __init__(
         self,
@@ -97,19 +119,21 @@ class OfflineTrainer(Trainer):
         settings: Mapping[str, float],
         row_ids: Sequence[str],
         callbacks: list[TrainerCallback],
+        buffer: Stream | None = None,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=_Sized(plan.n_steps), callbacks=callbacks)
         self.pop_callback(PrinterCallback)  # metrics go to metrics.jsonl and to trackers
         # The step's loss is already divided (transformers #43651): the parent must not divide it again.
         self.model_accepts_loss_kwargs = False
-        self._eq_plan, self._eq_rows, self._eq_objective = plan, rows, chosen
-        self._eq_settings, self._eq_row_ids = dict(settings), row_ids
-        self._eq_measures = Measures(chosen.layout, self._eq_settings.get("beta", 1.0))
+        main = Stream(plan, rows, row_ids)
+        self._eq_streams = (main,) if buffer is None else (main, buffer)
+        self._eq_objective, self._eq_settings = chosen, dict(settings)
+        scale = self._eq_settings.get("beta", self._eq_settings.get("tau", 1.0))
+        self._eq_measures = {s.name: Measures(chosen.layout, scale, name=s.name) for s in self._eq_streams}
 
     def get_train_dataloader(self) -> DataLoader[Step]:
         """The plan, untouched: `accelerator.prepare` would shard it a second time."""
-        trained = self._eq_rows.table.trained[:, 0] if self._eq_objective.divisor == "tokens" else None
-        steps = PlanSteps(self._eq_plan, self.args.process_index, trained)
+        steps = PlanSteps(self._eq_streams, self.args.process_index, self._eq_objective.divisor)
         return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=_only)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -120,32 +144,36 @@ class OfflineTrainer(Trainer):
         model.train()
         step: Step = inputs
         world = self.args.world_size
-        kl = self._kl_baseline(model, step) if self._eq_objective.needs_mismatched else None
+        todo = []
+        for stream, part in zip(self._eq_streams, step, strict=True):
+            kl = self._kl_baseline(model, stream, part) if self._eq_objective.needs_mismatched else None
+            todo += [(stream, micro, kl, part.divisor) for micro in part.micros]
         total = torch.zeros((), device=self.args.device)
-        for index, micro in enumerate(step.micros):
-            last = index == len(step.micros) - 1
+        for index, (stream, micro, kl, divisor) in enumerate(todo):
+            last = index == len(todo) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                losses = self._losses(model, micro, kl)
-                loss = losses.sum() * (micro.weight / step.divisor)
+                losses = self._losses(model, stream, micro, kl)
+                loss = losses.sum() * (micro.weight / divisor)
                 self.accelerator.backward(loss * world)
             total += loss.detach()
-        self._eq_measures.end_step(self.state.global_step)
+        for measures in self._eq_measures.values():
+            measures.end_step(self.state.global_step)
         if self.args.device.type == "cpu":
             self._refuse_non_finite()  # free here; on an accelerator it would synchronize, so it waits for a log
         return total * world
 
-    def _losses(self, model: nn.Module, micro: Micro, kl: Tensor | None) -> Tensor:
+    def _losses(self, model: nn.Module, stream: Stream, micro: Micro, kl: Tensor | None) -> Tensor:
         """One loss per row of a micro-batch, (B,)."""
         device = self.args.device
         branches = [0] if self._eq_objective.needs_mismatched else None
         with self.compute_loss_context_manager():
-            logps = model(packed=self._eq_rows.pack(micro.rows, branches, device))  # (B, K)
-        given = self._arguments(micro.rows, logps, kl)
+            logps = model(packed=stream.rows.pack(micro.rows, branches, device))  # (B, K)
+        given = self._arguments(stream.rows, micro.rows, logps, kl)
         losses = self._eq_objective.function(*given.values(), **self._eq_settings)
-        self._eq_measures.add(micro, losses.detach(), given)
+        self._eq_measures[stream.name].add(micro, losses.detach(), given)
         return losses
 
-    def _arguments(self, rows: Sequence[int], logps: Tensor, kl: Tensor | None) -> dict[str, Any]:
+    def _arguments(self, data: Rows, rows: Sequence[int], logps: Tensor, kl: Tensor | None) -> dict[str, Any]:
         """The objective's positional arguments by name, in order."""
         pair = self._eq_objective.layout == "pair"
 
@@ -157,53 +185,56 @@ class OfflineTrainer(Trainer):
             if name == "logps":
                 given[name] = split(logps)
             elif name == "ref_logps":
-                given[name] = split(self._eq_rows.reference_logps(rows, logps.device).to(logps.dtype))
+                given[name] = split(data.reference_logps(rows, logps.device).to(logps.dtype))
             elif name == "lengths":
-                lengths = torch.as_tensor(self._eq_rows.table.trained[list(rows)]).to(logps)
-                given[name] = split(lengths)
+                given[name] = split(torch.as_tensor(data.table.trained[list(rows)]).to(logps))
             elif name == "kl":
                 given[name] = kl
             else:
-                given[name] = self._eq_rows.column(name, rows, logps.device)
+                given[name] = data.column(name, rows, logps.device)
         return given
 
     def _eq_loss_of_equal_models(self) -> float | None:
         """What the first step's loss is when the model is its own reference (DPO: ln 2); None without a reference."""
         if not self._eq_objective.needs_reference:
             return None
-        device = torch.device("cpu")
-        rows = self._eq_plan.batch(0).tolist()
-        given = self._arguments(rows, self._eq_rows.reference_logps(rows, device), torch.zeros((), device=device))
-        return float(self._eq_objective.function(*given.values(), **self._eq_settings).double().mean())
+        device, total = torch.device("cpu"), 0.0
+        for plan, data, *_ in self._eq_streams:
+            rows = plan.batch(0).tolist()
+            given = self._arguments(data, rows, data.reference_logps(rows, device), torch.zeros((), device=device))
+            total += float(self._eq_objective.function(*given.values(), **self._eq_settings).double().mean())
+        return total
 
-    def _kl_baseline(self, model: nn.Module, step: Step) -> Tensor:
+    def _kl_baseline(self, model: nn.Module, stream: Stream, part: Part) -> Tensor:
         """KTO's baseline: mean log-ratio of mismatched completions over the global batch and all ranks, at least 0."""
         total = torch.zeros((), device=self.args.device, dtype=torch.float64)
         with torch.no_grad():
-            for micro in step.micros:
+            for micro in part.micros:
                 with self.compute_loss_context_manager():
-                    logps = model(packed=self._eq_rows.pack(micro.rows, [1], self.args.device))[:, 0]
-                reference = self._eq_rows.reference_logps(micro.rows, logps.device)[:, 1]
+                    logps = model(packed=stream.rows.pack(micro.rows, [1], self.args.device))[:, 0]
+                reference = stream.rows.reference_logps(micro.rows, logps.device)[:, 1]
                 total += (logps - reference).double().sum() * micro.weight
         total = self.accelerator.reduce(total, reduction="sum")
-        return (total / self._eq_plan.global_batch_size).clamp(min=0).to(torch.get_default_dtype())
+        return (total / stream.plan.global_batch_size).clamp(min=0).to(torch.get_default_dtype())
 
     def _refuse_non_finite(self) -> None:
-        bad = self._eq_measures.non_finite_rows()
-        if bad is not None:
-            step, rows = bad
-            names = ", ".join(self._eq_row_ids[r] for r in rows[:8])
-            raise DivergedError(
-                f"the loss is not finite at step {step + 1} for row{'s' if len(rows) > 1 else ''} {names}"
-                f"{' and others' if len(rows) > 8 else ''}: training stopped; the last complete checkpoint is kept. "
-                "A lower learning_rate is the usual remedy"
-            )
+        for stream in self._eq_streams:
+            bad = self._eq_measures[stream.name].non_finite_rows()
+            if bad is not None:
+                step, rows = bad
+                names = ", ".join(stream.row_ids[r] for r in rows[:8]) + (" and others" if len(rows) > 8 else "")
+                raise DivergedError(
+                    f"the loss is not finite at step {step + 1} for {stream.name.replace('/', ' ')}"
+                    f"row{'s' if len(rows) > 1 else ''} {names}: training stopped; the last complete checkpoint is "
+                    "kept. A lower learning_rate is the usual remedy"
+                )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures since the last log, averaged over ranks."""
         if "loss" in logs:
             self._refuse_non_finite()
-            logs = {**logs, **self._eq_measures.drain(self.accelerator)}
+            for measures in self._eq_measures.values():
+                logs = {**logs, **measures.drain(self.accelerator)}
         super().log(logs, start_time)
 
     def _eq_refuse_broken_weights(self) -> None:
@@ -226,9 +257,9 @@ class OfflineTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
-        """Losses of held-out rows; inputs are the same steps as in training."""
+        """Losses of held-out rows; inputs are the same steps as in training, of which the main stream counts."""
         with torch.no_grad():
-            losses = [self._losses(model, micro, None) for micro in inputs.micros]
+            losses = [self._losses(model, self._eq_streams[0], micro, None) for micro in inputs[0].micros]
         return torch.cat(losses).mean(), None, None
 
     def floating_point_ops(self, inputs: Any) -> int:

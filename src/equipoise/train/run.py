@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from equipoise.config import ObjectiveUse, TrainConfig
+from equipoise.data.collate import Layout
 from equipoise.data.plan import Plan
 from equipoise.data.tokens import TokenTable
 from equipoise.errors import SettingError
@@ -38,11 +39,15 @@ from equipoise.train.offline import (
     MetricsFile,
     OfflineTrainer,
     Rows,
+    Stream,
     newest_checkpoint,
     training_arguments,
 )
+from equipoise.train.reach import out_of_reach
 
 logger = logging.getLogger(__name__)
+
+_BUFFER_SEED = 0x627566
 
 # How far the first loss may lie from that of equal models: rounding of sums, or of bfloat16 activations.
 _START_TOLERANCE = {False: 1e-3, True: 0.1}
@@ -108,10 +113,26 @@ def prepare_model(model_name: str, config: TrainConfig, device: torch.device, bf
     return model, report
 
 
+class TrainingData(NamedTuple):
+    """Directories of prepared rows, of their reference log-probabilities, and of columns that models gave to them."""
+
+    rows: Path
+    reference: Path | None = None
+    columns: Path | None = None
+
+
 def run_training(
-    work: Work, use: ObjectiveUse, config: TrainConfig, model_name: str, data: Path, reference: Path | None
+    work: Work,
+    use: ObjectiveUse,
+    config: TrainConfig,
+    model_name: str,
+    data: TrainingData,
+    buffer: TrainingData | None = None,
 ) -> None:
-    """Train, save `model/`, write `training.json`; continues from the newest complete checkpoint."""
+    """Train, save `model/`, write `training.json`; continues from the newest complete checkpoint.
+
+    `buffer` is a second stream of rows, begun anew when it is exhausted: its loss is added to each step's.
+    """
     state = this_process()
     if (work.path / "training.json").is_file():  # killed after the model was saved
         if state.is_main_process:
@@ -119,7 +140,7 @@ def run_training(
         return
     chosen = objective(use.objective)
     settings = bind(chosen, use.settings)
-    table = TokenTable(data)
+    table = TokenTable(data.rows)
     with state.main_process_first():
         checkpoint = newest_checkpoint(work.path / "checkpoints") if (work.path / "checkpoints").is_dir() else None
     torch.manual_seed(config.seed)
@@ -133,29 +154,29 @@ def run_training(
         if not layout.shared and table.n_branches > 1:
             cost = _plain_cost(table)
             work.note(f"each prompt is computed once per answer ({cost:.0%} more tokens), because {layout.why}")
-    lengths = table.lengths if layout.shared else table.lengths + (table.n_branches - 1) * table.shared_lengths
-    plan = Plan(
-        lengths=lengths,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        epochs=config.num_train_epochs,
-        tokens_per_micro_batch=config.tokens_per_micro_batch,
-        world_size=state.num_processes,
-        max_steps=config.max_steps,
-    )
-    if plan.filled and state.is_main_process:
-        logger.info("the last batch is filled with %d rows of the next permutation", plan.filled)
-    logps = np.load(reference / "logps.npy").astype(np.float32) if reference is not None else None
-    with (data / "rows.jsonl").open(encoding="utf-8") as file:
-        row_ids = [json.loads(line)["id"] for line in file]
+    main = _stream(data, config, layout, state.num_processes)
+    second = None
+    if buffer is not None:
+        # Its own permutations: those of the same seed would pair up the rows of two sets of one size.
+        order = config.but(seed=config.seed + _BUFFER_SEED, max_steps=main.plan.n_steps)
+        second = _stream(buffer, order, layout, state.num_processes)._replace(name="buffer/")
+    streams = [main] if second is None else [main, second]
+    if state.is_main_process:
+        if main.plan.filled:
+            logger.info("the last batch is filled with %d rows of the next permutation", main.plan.filled)
+        for stream in streams:
+            note = out_of_reach(chosen, settings, stream.rows)
+            if note:
+                logger.warning("%s%s", stream.name.replace("/", ": "), note)
     trainer = OfflineTrainer(
         model,
-        args=training_arguments(work.path / "checkpoints", config, bf16=bf16, n_steps=plan.n_steps),
-        plan=plan,
-        rows=Rows(table, logps, layout),
+        args=training_arguments(work.path / "checkpoints", config, bf16=bf16, n_steps=main.plan.n_steps),
+        plan=main.plan,
+        rows=main.rows,
         chosen=chosen,
         settings=settings,
-        row_ids=row_ids,
+        row_ids=main.row_ids,
+        buffer=second,
         callbacks=[
             Progress(work),
             MarkComplete(),
@@ -176,14 +197,13 @@ def run_training(
         _clean_saved(work.path / "model")
         if (work.path / "checkpoints" / "runs").is_dir():  # what a tracker wrote outlives the checkpoints
             shutil.copytree(work.path / "checkpoints" / "runs", work.path / "runs", dirs_exist_ok=True)
-        rows = len(table)
-        tokens = int(sum(int(lengths[plan.batch(s)].sum()) for s in range(plan.n_steps)))
         write_json(
             work.path / "training.json",
             {
-                "steps": plan.n_steps,
-                "rows": rows,
-                "train_tokens": tokens,
+                "steps": main.plan.n_steps,
+                "rows": len(table),
+                **({} if second is None else {"buffer_rows": len(second.rows.table)}),
+                "train_tokens": sum(_tokens(stream.plan) for stream in streams),
                 "train_seconds": round(wall, 2),
                 "devices": state.num_processes,
                 "device": str(state.device),
@@ -194,6 +214,33 @@ def run_training(
         )
         shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
     state.wait_for_everyone()  # nobody leaves before the figures are written
+
+
+def _stream(data: TrainingData, config: TrainConfig, layout: Layout, world_size: int) -> Stream:
+    """Prepared rows with their reference, their columns and their order."""
+    table = TokenTable(data.rows)
+    plan = Plan(
+        lengths=table.lengths if layout.shared else table.lengths + (table.n_branches - 1) * table.shared_lengths,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        epochs=config.num_train_epochs,
+        tokens_per_micro_batch=config.tokens_per_micro_batch,
+        world_size=world_size,
+        max_steps=config.max_steps,
+    )
+    logps = np.load(data.reference / "logps.npy").astype(np.float32) if data.reference is not None else None
+    columns = {}
+    if data.columns is not None:
+        with np.load(data.columns / "columns.npz") as file:
+            columns = {name: file[name] for name in file.files}
+    with (data.rows / "rows.jsonl").open(encoding="utf-8") as file:
+        row_ids = [json.loads(line)["id"] for line in file]
+    return Stream(plan, Rows(table, logps, layout, columns), row_ids)
+
+
+def _tokens(plan: Plan) -> int:
+    """Tokens that go through the model in a whole run."""
+    return int(sum(int(plan.lengths[plan.batch(s)].sum()) for s in range(plan.n_steps)))
 
 
 def _plain_cost(table: TokenTable) -> float:

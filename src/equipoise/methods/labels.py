@@ -1,0 +1,95 @@
+"""Whether a file's labels can feed the step that is to use it, told from its first rows before anything loads."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from equipoise.data.files import kind_of
+from equipoise.data.relabel import NO_FLAGS, taken_as_safe
+from equipoise.data.sources import DataEntry, Opened, open_entry
+from equipoise.errors import SettingError
+from equipoise.methods.align import Step
+from equipoise.methods.cpo import check_rated
+from equipoise.objectives import objective
+from equipoise.types import SourceRow
+
+
+def is_remote(entry: DataEntry) -> bool:
+    """Whether a path can only be meant for the hub."""
+    path = Path(entry.path)
+    return "/" in entry.path and not path.exists() and not path.parent.is_dir() and kind_of(path) is None
+
+
+def holds_pairs(step: Step) -> bool:
+    """Whether the first rows of a step's data hold pairs ordered by what the step prefers, or by its conditions."""
+    rows = [row for entry in step.data.entries for row in _head(open_entry(entry))]
+    if step.conditions is not None:
+        return any(len(row.responses) > 1 for row in rows)
+    return any(len(row.responses) > 1 and _order(row, step) is not None for row in rows)
+
+
+def _head(opened: Opened) -> list[SourceRow]:
+    rows = [located.row for located in itertools.islice(opened.rows, 50)]
+    return [row for row in rows if isinstance(row, SourceRow)]
+
+
+def _order(row: SourceRow, step: Step) -> int | None:
+    return {"better": row.better, "better_if_safe": row.better, "safer": row.safer, None: None}[step.prefer]
+
+
+def check_entry(step: Step, entry: DataEntry) -> None:
+    """Refuse a step whose objective needs labels that the file does not have, before anything loads."""
+    if step.conditions is not None:
+        check_rated(step, entry, step.conditions)
+        return
+    opened = open_entry(entry)
+    layout = objective(step.objective.objective).layout
+    found = _head(opened)
+    if not found:
+        return
+    where = entry.shown
+    if layout == "completion" and not step.text:
+        _check_targets(step, where, found)
+    if "safe" in objective(step.objective.objective).columns and not any(_is_flagged(row) for row in found):
+        raise SettingError(
+            f"{where}: {step.objective.objective} needs to know which answers are safe, which the first {len(found)} "
+            f"rows do not say: {NO_FLAGS}"
+        )
+    if layout == "pair" and not any(_order(row, step) is not None for row in found):
+        raise SettingError(
+            f"{where}: {step.objective.objective} needs pairs ordered by '{step.prefer}', which the first "
+            f"{len(found)} rows lack (layout {opened.layout.name}; columns {', '.join(opened.columns)})"
+        )
+    if layout == "unpaired" and step.prefer == "safer":
+        flagged = any(row.desirable is not None or any(a.safe is not None for a in row.responses) for row in found)
+        if not flagged:
+            raise SettingError(
+                f"{where}: kto needs a safety flag per answer (or a label), which the first {len(found)} rows lack; "
+                "name the column under map:, as in map: {safe: is_safe}"
+            )
+
+
+def check_buffer(step: Step, entry: DataEntry) -> None:
+    """Refuse a buffer without an order by helpfulness, or with answers that are flagged unsafe."""
+    found = _head(open_entry(entry))
+    if found and not any(row.better is not None and len(row.responses) > 1 for row in found):
+        raise SettingError(
+            f"{entry.shown}: a buffer needs pairs ordered by 'better', which the first {len(found)} rows lack"
+        )
+    taken_as_safe(found, name=entry.shown)
+
+
+def _is_flagged(row: SourceRow) -> bool:
+    return len(row.responses) > 1 and all(answer.safe is not None for answer in row.responses)
+
+
+def _check_targets(step: Step, where: str, rows: list[SourceRow]) -> None:
+    """Refuse to imitate the preferred answers of rows that prefer none."""
+    orders = {"better": [row.better for row in rows], "safer": [row.safer for row in rows]}
+    unordered = all(first is None for first in orders.get(step.choose, (0,)))
+    if unordered and all(len(row.responses) > 1 for row in rows):
+        raise SettingError(
+            f"{where}: choose: {step.choose} imitates the answer that {step.choose}_response_id names, which the first "
+            f"{len(rows)} rows lack; choose: safe takes the answers flagged safe"
+        )
