@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from equipoise.store import Input
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -19,3 +22,24 @@ def shared_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"public test data not found at {root} (set EQUIPOISE_SHARED_DATA)")
     return root
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models are quickest on one thread, and sums then come in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def base(world: Path) -> Iterator[Input]:
+    """The base model of a module's `world`, with a store in which what its tests have in common is computed once."""
+    from equipoise.stages import model_input
+    from equipoise.store import Store, using_store
+
+    with using_store(Store(world / "store")):
+        yield model_input(str(world / "base"))

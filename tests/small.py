@@ -7,9 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from equipoise.config import TrainConfig
 from equipoise.data.sources import DataEntry
 from equipoise.methods.align import DataUse, Step, use
+from equipoise.types import Artefact
 
 WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath",
@@ -66,3 +70,14 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     """The logged lines of a training run that hold a loss."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def weights(artefact: Artefact) -> dict[str, Tensor]:
+    """The tensors of a trained model or adapter."""
+    (file,) = (artefact.path / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+def trained_on(artefact: Artefact) -> dict[str, Any]:
+    """The inputs of a training run, as written in its spec."""
+    return json.loads((artefact.path / "spec.json").read_text())["inputs"]

@@ -436,11 +436,11 @@ def test_a_log_that_cannot_be_written_stops_nothing(here, capsys):
 
 
 def test_other_errors_are_not_called_a_full_disk(here, monkeypatch):
-    from equipoise.store import full_disk
+    from equipoise.store import FullDisk
 
-    with pytest.raises(RuntimeError, match="something else"), full_disk("trying"):
+    with pytest.raises(RuntimeError, match="something else"), FullDisk("trying"):
         raise RuntimeError("something else")
-    with pytest.raises(OSError, match="not there"), full_disk("trying"):
+    with pytest.raises(OSError, match="not there"), FullDisk("trying"):
         raise FileNotFoundError("not there")
 
 

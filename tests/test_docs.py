@@ -40,7 +40,10 @@ def test_the_statistics_have_examples():
 
 @pytest.mark.parametrize(("place", "code"), RUNNABLE)
 def test_examples_give_what_they_say(place: str, code: str):
-    exec(compile(code, place, "exec"), {"__name__": "example"})
+    found: dict[str, object] = {"__name__": "example"}
+    exec(compile(code, place, "exec"), found)  # its assertions speak
+    named = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name) and node.id in found}
+    assert named, "the example ran to its end and left its names"
 
 
 @pytest.mark.parametrize(("place", "code"), OTHERS)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 import pico
 import small
@@ -16,13 +15,7 @@ from equipoise.methods.run import Run
 from equipoise.runs import differences, execute, planned, show_artefact, stage_plan
 from equipoise.store import Store, manifest, using_store
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

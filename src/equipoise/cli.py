@@ -18,7 +18,7 @@ from rich.text import Text
 from equipoise import __version__
 from equipoise.errors import EquipoiseError, SettingError, UserError, nearest
 from equipoise.progress import Display
-from equipoise.store import Store, full_disk, using_store
+from equipoise.store import FullDisk, Store, using_store
 
 app = typer.Typer(
     name="equipoise",
@@ -241,7 +241,7 @@ def version() -> None:
 def main() -> None:
     """Entry point: user errors become one sentence and exit code 2."""
     try:
-        with full_disk("writing results"):
+        with FullDisk("writing results"):
             app()
     except EquipoiseError as error:
         _fail(error)

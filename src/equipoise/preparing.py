@@ -90,6 +90,7 @@ def write_prepared(
 
 
 def write_dropped(path: Path, dropped: Sequence[Dropped]) -> None:
+    """Write rows that are not used, one a line, each with its reason."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(d._asdict(), ensure_ascii=False) + "\n" for d in dropped)
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from equipoise.config import Config, canonical_json
@@ -101,7 +102,7 @@ class Store:
         if self.has(stage, spec) and not again:
             self._on_event("reused", stage, artefact)
             return artefact
-        with full_disk(f"writing {stage} at {path}"):
+        with FullDisk(f"writing {stage} at {path}"):
             path.mkdir(parents=True, exist_ok=True)
             with locked(path / LOCK, wait=self._wait):
                 if self.has(stage, spec) and not again:  # somebody finished it while we waited
@@ -282,20 +283,20 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def full_disk(doing: str) -> Iterator[None]:
-    """Say in one sentence that the disk is full; what libraries raise then has no common type."""
-    try:
-        yield
-    except EquipoiseError:
-        raise
-    except Exception as error:
-        if not _is_full_disk(error):
-            raise
-        raise DataError(
-            f"the disk is full while {doing}: nothing half-written counts as finished, free some space and run the "
-            "same command again"
-        ) from error
+class FullDisk(contextlib.AbstractContextManager[None]):
+    """Say in one sentence that the disk is full; what libraries raise then has no common type. Other errors pass."""
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EquipoiseError) and _is_full_disk(error):
+            raise DataError(
+                f"the disk is full while {self.doing}: nothing half-written counts as finished, free some space and "
+                "run the same command again"
+            ) from error
 
 
 _DISK_WORDS = re.compile(

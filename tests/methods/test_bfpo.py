@@ -20,17 +20,13 @@ from equipoise.stages import TrainStageConfig, model_input, train
 from equipoise.store import DryStore, Store, manifest, using_store
 from equipoise.train.offline import MetricsFile
 from equipoise.types import Artefact
+from small import trained_on, weights
 
 TAU = 2.0
 SELECTIVE = {"trainable": ("down_proj",), "learning_rate": 1e-3}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +44,6 @@ def world(tmp_path_factory):
     ]
     small.jsonl(folder / "buffer.jsonl", helpful)
     return folder
-
-
-@pytest.fixture
-def base(world):
-    with using_store(Store(world / "store")):
-        yield model_input(str(world / "base"))
-
-
-def weights(artefact):
-    return load_file(artefact.path / "model" / "model.safetensors")
-
-
-def trained_on(artefact):
-    return json.loads((artefact.path / "spec.json").read_text())["inputs"]
 
 
 def rows_of(path):

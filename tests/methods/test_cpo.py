@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-import torch
 import yaml
 
 import pico
@@ -21,12 +20,7 @@ LN2 = math.log(2)
 SCALES = {"tone": [1, 3], "harmlessness": [0, 1]}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def answers(n: int = 14) -> list[dict]:

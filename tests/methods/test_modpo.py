@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import pico
 import small
@@ -16,18 +15,13 @@ from equipoise.errors import SettingError
 from equipoise.methods.align import Step, align, logps, prepared, use
 from equipoise.methods.modpo import modpo
 from equipoise.methods.run import Run
-from equipoise.stages import model_input
-from equipoise.store import DryStore, Store, manifest, using_store
+from equipoise.store import DryStore, manifest, using_store
+from small import trained_on, weights
 
 LN2 = math.log(2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +30,6 @@ def world(tmp_path_factory):
     pico.directory(folder / "base")
     small.jsonl(folder / "pku.jsonl", small.pku_rows(24))
     return folder
-
-
-@pytest.fixture
-def base(world):
-    with using_store(Store(world / "store")):
-        yield model_input(str(world / "base"))
-
-
-def weights(artefact):
-    return load_file(artefact.path / "model" / "model.safetensors")
-
-
-def trained_on(artefact):
-    return json.loads((artefact.path / "spec.json").read_text())["inputs"]
 
 
 def steps(world, beta=0.2):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pico
@@ -20,17 +19,13 @@ from equipoise.methods.sacpo import naive_merge, sacpo
 from equipoise.models.load import load_model
 from equipoise.stages import TrainStageConfig, model_input, train
 from equipoise.store import Store, manifest, using_store
+from small import trained_on, weights
 
 LN2 = math.log(2)
 LORA = {"use_peft": True, "lora_r": 3, "lora_alpha": 6}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +36,6 @@ def world(tmp_path_factory):
     small.jsonl(folder / "pku.jsonl", small.pku_rows(24))
     small.jsonl(folder / "other.jsonl", small.pku_rows(20, seed=1))
     return folder
-
-
-@pytest.fixture
-def base(world):
-    with using_store(Store(world / "store")):
-        yield model_input(str(world / "base"))
-
-
-def weights(artefact):
-    (file,) = (artefact.path / "model").glob("*.safetensors")
-    return load_file(file)
-
-
-def trained_on(artefact):
-    """The inputs of a training run, as written in its spec."""
-    return json.loads((artefact.path / "spec.json").read_text())["inputs"]
 
 
 def first_loss(artefact):

@@ -98,7 +98,7 @@ def test_bfpo_optimum_on_four_answers(alpha, expected):
     """METHODS G10: both alphas; they disagree on which unsafe answer is worse."""
     found = bfpo_optimum(INDEPENDENT, SAFE, tau=0.1, alpha=alpha)
     assert found == pytest.approx(expected, abs=1e-6)
-    # METHODS 2b: p * (I + E_s - 2 alpha) + I / 2
+    # The population's optimum: p * (I + E_s - 2 alpha) + I / 2
     theory = INDEPENDENT.mean(1) * (SAFE + SAFE.mean() - 2 * alpha) + SAFE / 2
     assert found == pytest.approx(theory - theory.mean(), abs=1e-6)
 
@@ -118,7 +118,7 @@ def test_alpha_zero_is_the_theorems_reward():
 
 @pytest.mark.parametrize("alpha", [0.5, 0.0])
 def test_bfpo_optimum_where_helpfulness_and_safety_go_together(alpha):
-    """METHODS 2f: p(y) * (I(y) - 2 alpha) + E_y'[P(y > y') I(y')] + I(y) / 2."""
+    """Where helpfulness and safety go together: p(y) * (I(y) - 2 alpha) + E_y'[P(y > y') I(y')] + I(y) / 2."""
     safe = np.array([True, False, False, True, True])
     log_odds = np.triu(np.random.default_rng(0).normal(0, 2, (5, 5)), 1)  # who wins depends on whom one meets
     wins = 1 / (1 + np.exp(log_odds.T - log_odds))

@@ -67,7 +67,7 @@ def normalised(x: np.ndarray) -> np.ndarray:
     return x - logsumexp(x, axis=1, keepdims=True)
 
 
-def table(prompts: int, answers: int, *, seed: int = 0) -> Table:
+def miniature(prompts: int, answers: int, *, seed: int = 0) -> Table:
     """Costly answers are the more helpful ones; three trained policies miss their optima by some noise."""
     generator = np.random.default_rng(seed)
     shape = (prompts, answers)
@@ -87,4 +87,16 @@ def table(prompts: int, answers: int, *, seed: int = 0) -> Table:
 @pytest.fixture(scope="session")
 def make_table() -> Callable[..., Table]:
     """Builds a miniature of so many prompts and answers to each."""
-    return table
+    return miniature
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    """150 prompts with 120 answers each."""
+    return miniature(150, 120)
+
+
+@pytest.fixture(scope="module")
+def pool(table: Table) -> Pool:
+    """Sixteen answers of each of its four policies to every prompt."""
+    return table.sample(np.random.default_rng(1), (16, 16, 16, 16))

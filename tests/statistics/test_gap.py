@@ -20,16 +20,6 @@ def three() -> Pool:
     return Pool(np.zeros(10), np.zeros(10), np.log(REF)[answer][:, None], R[answer], -G[answer], ["harmful"])
 
 
-@pytest.fixture(scope="module")
-def table(make_table):
-    return make_table(150, 120)
-
-
-@pytest.fixture(scope="module")
-def pool(table) -> Pool:
-    return table.sample(np.random.default_rng(1), (16, 16, 16, 16))
-
-
 def test_the_identity_by_hand(three):
     f, beta = three.scores(0.7), 0.5
     other = np.array([0.2, 0.5, 0.3])

@@ -26,18 +26,8 @@ def exact_pool(counts, reward, cost, kinds) -> Pool:
     return Pool(prompt, np.zeros(len(prompt)), logps, reward[prompt, answer], cost[prompt, answer], kinds)
 
 
-@pytest.fixture(scope="module")
-def table(make_table):
-    return make_table(150, 120)
-
-
-@pytest.fixture(scope="module")
-def pool(table) -> Pool:
-    return table.sample(np.random.default_rng(1), (16, 16, 16, 16))
-
-
 def test_three_answers_by_hand():
-    # METHODS of the closed form: ref .5 .3 .2, r 1 0 -1, beta .5; policy .918672 .074597 .006730, value .5 log Z
+    # The closed form: ref .5 .3 .2, r 1 0 -1, beta .5; policy .918672 .074597 .006730, value .5 log Z
     found = exact_pool([[5, 3, 2]], [[1, 0, -1]], [[1, -0.5, -1]], ["harmful"])
     tilted = tilt(found, found.scores(), beta=0.5)
     assert tilted.reward.mean == pytest.approx(0.918672 - 0.006730, abs=2e-6)

@@ -31,14 +31,9 @@ from equipoise.stages import ReferenceConfig, TrainStageConfig, model_input, ref
 from equipoise.store import Store, locked, manifest, using_store
 from equipoise.train.offline import newest_checkpoint
 from equipoise.types import Artefact
+from small import weights
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +44,6 @@ def world(tmp_path_factory):
     prompts = [{"id": f"p{i}", "prompt": [{"role": "user", "content": f"{w}?"}]} for i, w in enumerate(small.WORDS[:6])]
     small.jsonl(folder / "prompts.jsonl", prompts)
     return folder
-
-
-@pytest.fixture
-def base(world):
-    """The base model, with a store in which rows and reference are computed once for all tests."""
-    with using_store(Store(world / "store")):
-        yield model_input(str(world / "base"))
-
-
-def weights(artefact):
-    (file,) = (artefact.path / "model").glob("*.safetensors")
-    return load_file(file)
 
 
 def equal(one, other):

@@ -18,17 +18,9 @@ from equipoise.train.offline import OfflineTrainer, Rows, training_arguments
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 BETA, UNDESIRABLE = 0.1, 1.7
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

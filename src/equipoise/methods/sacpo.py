@@ -50,7 +50,7 @@ def sacpo(base: Input, steps: Sequence[Step], *, mix: Sequence[float] = ()) -> S
 def naive_merge(base: Input, helpful: Step, safe: Step, *, mix: Sequence[float]) -> Mapping[float, Artefact]:
     """The paper's baseline: merge two models, each aligned on one axis from the base (rewarded soups on DPO).
 
-    Unlike P-SACPO it also dilutes the reward: (1 - q) * r + q * lambda * g (METHODS 1b).
+    Unlike P-SACPO it also dilutes the reward: (1 - q) * r + q * lambda * g.
     """
     one, other = align(base, helpful), align(base, safe)
     return {q: merge(MergeConfig(weights=(q, 1 - q)), models=(other, one)) for q in mix}

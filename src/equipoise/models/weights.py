@@ -52,6 +52,8 @@ _COMPANIONS = (
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
+    """What a file says of a tensor before it is read."""
+
     code: str  # safetensors' name of the type
     shape: tuple[int, ...]
 
