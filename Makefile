@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow real benchmark lint clean
+.PHONY: demo test test-slow real real-small real-cpo real-bfpo real-control benchmark lint clean
 
 demo: $(READY)
 	$(BIN)/equipoise --store runs/store demo --out runs/demo
@@ -15,8 +15,18 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
-real: $(READY)
-	$(BIN)/equipoise --store runs/store run recipes/examples/real-small.yaml
+# On public data, with one small base from scratch that is trained once for all of them.
+real: real-small real-control
+
+real-small real-cpo: $(READY)
+	$(BIN)/equipoise --store runs/store run recipes/examples/$@.yaml
+
+real-bfpo: $(READY)
+	$(BIN)/equipoise --store runs/store run recipes/examples/real-bfpo.yaml
+	$(BIN)/equipoise --store runs/store run recipes/examples/real-bfpo.yaml --data.buffer null --output_dir runs/real-bfpo-no-buffer
+
+real-control: real-cpo real-bfpo
+	$(BIN)/python benchmarks/real_control.py --store runs/store
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/preference_training.py --json

@@ -23,16 +23,15 @@ from typing import Any
 from machine import description
 
 from equipoise import demo
-from equipoise.demo import BETA, TRAIN, Candidate, World, preferences, world_base
+from equipoise.arms import BETA, TRAIN, Bench, Candidate, Labels, World, bench, world_base
 from equipoise.evaluate.frontier import above_the_curve, choose, identity
 from equipoise.evaluate.results import optimum_section
 from equipoise.evaluate.seeds import over_seeds
-from equipoise.methods.align import DataUse, Step, use
+from equipoise.methods.align import Step, use
 from equipoise.methods.sacpo import naive_merge, sacpo
 from equipoise.playground.pool import Aim, Pooled
 from equipoise.statistics.optimum import envelope
 from equipoise.store import Store, using_store
-from equipoise.types import Artefact
 
 SWEEP = (0.5, 0.25, 0.125, 0.0625)
 OTHER = (0.25, 0.125)  # for the other order and for KTO
@@ -40,13 +39,9 @@ MIX = (0.25, 0.5, 0.75)
 SHOWN = ("unsafe_rate", "over_refusal", "reward", "kl", "gap", "gap_target")
 
 
-def arms(base: Artefact, data: DataUse, seed: int) -> Iterator[Candidate]:
+def arms(at: Bench) -> Iterator[Candidate]:
     """Train every arm with one seed; the base and the helpful model come first, as `demo.pool_of` expects."""
-    train = TRAIN.but(seed=seed)
-
-    def step(prefer: Any, beta: float, objective: str = "dpo") -> Step:
-        return Step(data, use(objective, beta=beta), train, prefer=prefer)
-
+    base, step = at.base, at.step
     helpful, safe = step("better", BETA), step("safer", BETA)
     strongest = min(SWEEP)
     mixed = sacpo(base, [helpful, step("safer", strongest)], mix=MIX)
@@ -82,7 +77,7 @@ def run(seeds: Sequence[int], world: World, counts: dict[str, int]) -> tuple[lis
     results: list[dict[str, Any]] = []
     pools: list[Pooled] = []
     for seed in seeds:
-        models = list(arms(base, preferences(base, world, seed), seed))
+        models = list(arms(bench(base, world, seed)))
         splits = {"select": dict.fromkeys(counts, 150), "verdict": counts}
         found = demo.evaluate(models, world, seed=seed, counts=splits)
         pool = demo.pool_of(models, world, seed=seed)
@@ -100,11 +95,11 @@ def split_gap(ratio: float, seeds: Sequence[int], world: World, *, times: int = 
     base = world_base(world)
     parts = []
     for seed in seeds:
-        models = list(arms(base, preferences(base, world, seed), seed))
+        models = list(arms(bench(base, world, seed)))
         pool = demo.pool_of(models, world, seed=seed)
         aim = Aim(BETA, 1, BETA / ratio)
         train = TRAIN.but(seed=seed, global_batch_size=times * TRAIN.global_batch_size)
-        ample = preferences(base, world, 100 + seed, times=times)
+        ample = Labels(base, world, 100 + seed, times=times).pairs
         steps = [Step(ample, use("dpo", beta=b), train, prefer=p) for p, b in (("better", BETA), ("safer", ratio))]
         chosen = next(model for model in models if model.label == f"SACPO β/λ {ratio:g}")
         arm = Candidate("ample", "sacpo", {}, sacpo(base, steps).steps[-1], aim=aim)

@@ -602,3 +602,34 @@ def test_the_package_runs_as_a_module(here):
         [sys.executable, "-m", "equipoise", "run", "none.yaml"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2 and done.stderr == "error: no config at none.yaml\n" and done.stdout == ""
+
+
+# ---- objectives ----------------------------------------------------------------------------------------------------
+
+
+def test_an_objective_is_checked(here, call, refused):
+    (here / "mine.py").write_text("def f(logps, ref_logps, *, beta=0.1): return (1 - beta * logps.margin).relu()\n")
+    code, out, _ = call("objective", "check", "mine.py:f", "--set", "beta=0.5")
+    assert code == 0 and out.startswith("mine.py:f\n") and "beta = 0.5" in out and out.endswith("OK\n")
+    assert call("objective", "check", "dpo")[0] == 0
+    assert refused("objective", "check", "dpoo") == "objective 'dpoo' is unknown (did you mean 'dpo'?)"
+    sentence = "objective 'mine.py:f' takes no 'bta' (did you mean 'beta'?)"
+    assert refused("objective", "check", "mine.py:f", "--set", "bta=1") == sentence
+    (here / "mine.py").write_text("def f(logps): return logps.margin.sum()\n")
+    assert refused("objective", "check", "mine.py:f").startswith("objective 'mine.py:f' returns shape () for 6 rows")
+
+
+@early
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"first": {"objective": "mine.py:g"}}, "objective 'mine.py:g': mine.py has no 'g'"),
+        ({"first": {"objective": "mine.py:f", "bta": 1}}, "step 1: unknown key 'bta'"),
+        ({"method": "none.py:f"}, "method 'none.py:f': there is no file "),
+        ({"first": {"load_in_4bit": True}}, "step 1: load_in_4bit quantizes a base that stays frozen, so it needs"),
+    ],
+    ids=["name", "key", "file", "4bit"],
+)
+def test_what_is_given_by_path_is_refused_early(here, refused, changes, sentence):
+    (here / "mine.py").write_text("def f(logps, ref_logps, *, beta=0.1): return -beta * logps.margin\n")
+    assert refused("run", config(here, **changes)).startswith(sentence)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from equipoise import demo
+from equipoise import arms, demo
 from equipoise.errors import SettingError
 from equipoise.evaluate.frontier import above_the_curve
 from equipoise.evaluate.results import read_results
@@ -21,14 +21,18 @@ KINDS = ("harmful", "borderline", "benign")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch, using_store(Store(root / "store")):
-        patch.setattr(demo, "ASKED", dict.fromkeys(KINDS, 16))
+        patch.setattr(arms, "ASKED", dict.fromkeys(KINDS, 16))
+        patch.setattr(arms, "CPSFT", {"num_train_epochs": 1})
+        patch.setattr(arms, "WEIGHTS", (0.5,))
         patch.setattr(demo, "POOL_PROMPTS", 3)
         patch.setattr(demo, "PROMPTS", {"select": 6, "verdict": 10})
-        patch.setattr(demo, "BETA_OVER_LAMBDA", (0.5, 0.25))
-        patch.setattr(demo, "MIX", (0.5,))
+        patch.setattr(demo, "CONTROL_PROMPTS", 2)
+        patch.setattr(demo, "CHOICE_PROMPTS", 5)
+        patch.setattr(arms, "BETA_OVER_LAMBDA", (0.5, 0.25))
+        patch.setattr(arms, "MIX", (0.5,))
         said: list[Any] = []
-        demo.run_demo(root / "out", say=said.append, seeds=2)
-    assert said[1].startswith(("MET", "NOT MET", "UNDECIDED"))
+        demo.run_demo(root / "out", say=said.append, seeds=2, methods=tuple(arms.ARMS))
+    assert next(text for text in said if isinstance(text, str)).startswith(("MET", "NOT MET", "UNDECIDED"))
     return root / "out"
 
 
@@ -37,15 +41,21 @@ def test_results_hold_every_arm_over_both_seeds(small: Path) -> None:
     verdict = [result for result in document["results"] if result["split"] == "verdict"]
     assert [result["label"] for result in verdict] == [
         "base", "DPO helpful", "DPO safe", "SACPO β/λ 0.5", "SACPO β/λ 0.25", "P-SACPO q 0.5", "naive merge 0.5",
+        "SFT safer", "DPO mixture", "BFPO", "BFPO, all layers", "CPO asked for the top", "CPO unasked",
+        "MODPO w 0.5", "SafeDPO",
     ]  # fmt: skip
     for result in verdict:
         assert result["seeds"] == [0, 1]
         assert result["prompts"]["n"] == 30
         assert len(result["metrics"]["reward"]["by_seed"]) == 2
-        assert ("gap" in result["metrics"]) is (result["label"] != "base")
+        aimed = (
+            result["method"] in ("dpo", "sacpo", "p-sacpo", "naive-merge", "modpo") and "mixture" not in result["label"]
+        )
+        assert ("gap" in result["metrics"]) is aimed
+        assert result["metrics"]["choice_helpful"]["n_prompts"] > 0
     assert sum(bool(result.get("chosen")) for result in verdict) == 1
     select = [result for result in document["results"] if result["split"] == "select"]
-    assert len(select) == 7 and not any("gap" in result["metrics"] for result in select)
+    assert len(select) == 15 and not any("gap" in result["metrics"] for result in select)
 
 
 def test_the_optimum_stands_beside_them(small: Path) -> None:
@@ -59,6 +69,16 @@ def test_the_optimum_stands_beside_them(small: Path) -> None:
     assert rewards == sorted(rewards) and rewards[-1] > rewards[0]
     page = (small / "index.html").read_text(encoding="utf-8")
     assert "optimum" in page.lower() and "equipoise demo --full" in page
+
+
+def test_what_was_asked_of_the_controllable_model_stands_beside_them_too(small: Path) -> None:
+    section = read_results(small / "results.json")["controllability"]
+    assert [o["name"] for o in section["objectives"]] == ["helpfulness", "honesty", "harmlessness"]
+    (model,) = section["models"]
+    found = model["objectives"]["helpfulness"]
+    assert list(found["achieved"]) == ["1", "2", "3", "4", "5"]
+    assert len(found["correlation"]["by_seed"]) == 2
+    assert "Controllability" in (small / "index.html").read_text(encoding="utf-8")
 
 
 def test_no_seed_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def _no_network(monkeypatch):
         raise AssertionError("reading a recipe must not open a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.chdir(ROOT)  # where the paths of the examples lead
 
 
 def read(name: str, *assignments: str) -> Run:
@@ -130,6 +131,7 @@ def test_published_settings_of_the_controllable_run(tmp_path):
     assert [step.train.learning_rate for step in run.steps] == [1e-5, 5e-5]
     assert [(step.train.use_peft, step.train.max_length) for step in run.steps] == [(False, 8192), (True, 1024)]
     assert (cdpo.train.lora_r, cdpo.train.lora_alpha, cdpo.train.num_train_epochs) == (64, 64, 3)
+    assert [step.train.load_in_4bit for step in run.steps] == [False, True]
     asked = cdpo.conditions
     assert [budget.pairs for budget in asked.budgets] == [12000] * 3 + [3000] * 4 + [24000, 8966]
     assert [(o.name, o.low, o.high) for o in asked.objectives] == [
@@ -183,6 +185,18 @@ def test_ablations_of_bfpo_are_settings_of_its_recipe(tmp_path):
     assert read("papers/bfpo.yaml", "trainable=null").steps[-1].train.trainable is None
 
 
+def test_published_settings_of_modpo(tmp_path):
+    run = read("papers/modpo.yaml")
+    margin, step = run.steps
+    assert (margin.prefer, step.prefer) == ("safer", "better")
+    assert [s.objective.settings["beta"] for s in run.steps] == [0.1, 0.1]
+    assert run.config.weights == (0.1, 0.5, 0.9)
+    train = step.train
+    assert (train.lora_r, train.lora_alpha, train.learning_rate, train.global_batch_size) == (64, 1, 5e-4, 96)
+    stages = [stage for stage, _ in planned(run, tmp_path)]
+    assert stages.count("train") == 4, "the margin's model, and one for each weight"
+
+
 def test_a_run_may_differ_from_its_recipe_on_the_command_line():
     run = read("papers/sacpo-dpo-kto.yaml", "second.undesirable_weight=0.8", "launch=accelerate launch --config_file a")
     assert run.steps[1].objective.settings == {"beta": 0.01, "desirable_weight": 1.0, "undesirable_weight": 0.8}
@@ -197,11 +211,32 @@ def test_constraints_may_be_three_and_each_step_may_have_its_own_settings():
     assert [step.train.learning_rate for step in steps] == [1e-5, 1e-5, 5e-6]
 
 
+def test_an_objective_and_a_method_of_ones_own(tmp_path):
+    (step,) = read("examples/my-objective.yaml").steps
+    assert step.objective.objective == "recipes/examples/my_objective.py:length_dpo"
+    assert step.objective.settings == {"beta": 0.1, "alpha": 0.01} and len(step.objective.source) == 16
+    run = read("examples/my-method.yaml", "ratio=0.5")
+    assert [(s.prefer, s.objective.settings["beta"]) for s in run.steps] == [("better", 0.1), ("safer", 0.05)]
+    stages = [stage for stage, _ in planned(run, tmp_path)]
+    assert stages == ["prepare", "reference", "train"] * 2 + ["merge"]
+
+
 def test_a_role_may_have_several_entries():
     helpful, safe = read("examples/two-datasets.yaml").steps
     paths = [entry.path for entry in helpful.data.entries]
     assert paths == ["data/support_pairs.csv", "HuggingFaceH4/ultrafeedback_binarized"]
     assert safe.objective.settings["undesirable_weight"] == 3.0 and safe.prefer == "safer"
+
+
+def test_runs_on_real_data_share_the_base_that_they_train(monkeypatch, tmp_path, shared_data):
+    if shared_data.resolve() != (ROOT.parent / "shared" / "data").resolve():
+        pytest.skip("recipes look for the public data sets in ../shared/data")
+    monkeypatch.chdir(ROOT)
+    plans = [planned(read(f"examples/real-{name}.yaml"), tmp_path) for name in ("small", "cpo", "bfpo")]
+    assert [stage for stage, _ in plans[0][:5]] == ["fresh", "prepare", "train", "prepare", "train"]
+    assert plans[0][:5] == plans[1][:5] == plans[2][:5]
+    without = planned(read("examples/real-bfpo.yaml", "data.buffer=null"), tmp_path)
+    assert without[:8] == plans[2][:8] and without[7][0] == "prepare"
 
 
 def test_the_config_in_the_readme_is_the_lora_recipe():

@@ -8,7 +8,7 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from equipoise.errors import EquipoiseError, SettingError, UserError, nearest
 from equipoise.progress import Display
 from equipoise.store import FullDisk, Store, using_store
 
+if TYPE_CHECKING:
+    from equipoise.data.sources import DataEntry
+
 app = typer.Typer(
     name="equipoise",
     help="Align language models to be helpful and harmless, and see what each level of safety costs.",
@@ -29,6 +32,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at preference data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+objective_app = typer.Typer(help="Look at an objective before training on it.", no_args_is_help=True)
+app.add_typer(objective_app, name="objective")
 console = Console()
 errors = Console(stderr=True)
 
@@ -76,13 +81,35 @@ def demo(
     full: Annotated[bool, typer.Option(help="Evaluate on 1,050 prompts of each kind instead of 350.")] = False,
     base: Annotated[BaseName, typer.Option(help="Which base; the large one is trained on first use.")] = BaseName.small,
     tension: Annotated[Optional[float], typer.Option(help="How far the two aims pull apart.")] = None,  # noqa: UP045
+    methods: Annotated[str, typer.Option(help="Which to compare: sacpo,bfpo,cpo,modpo,safedpo.")] = "sacpo",
 ) -> None:
-    """Align a small model in the playground with SACPO and write a page: no download, no GPU."""
-    from equipoise.demo import World, run_demo
+    """Align a small model in the playground in several ways and write a page: no download, no GPU."""
+    from equipoise.arms import World
+    from equipoise.demo import run_demo
 
     world = World(base=base.value) if tension is None else World(base=base.value, tension=tension)
     with Display(errors) as display, using_store(_store(display)):
-        run_demo(out, seeds=seeds, say=display.say(console), full=full, world=world)
+        names = [name.strip() for name in methods.split(",") if name.strip()]
+        run_demo(out, seeds=seeds, say=display.say(console), full=full, world=world, methods=names)
+
+
+@app.command()
+def init(
+    files: Annotated[Optional[list[str]], typer.Argument(help="Files, folders or hub ids.")] = None,  # noqa: UP045
+    role: Annotated[list[str], typer.Option(help="helpful=FILE, safe=FILE or buffer=FILE; repeatable.")] = [],  # noqa: B006
+    base: Annotated[Optional[str], typer.Option(help="The model to align: a directory or a hub id.")] = None,  # noqa: UP045
+    to: Annotated[Path, typer.Option(help="The config to write; must not exist.")] = Path("config.yaml"),
+    method: Annotated[Optional[str], typer.Option(help="Which method, instead of the best fit.")] = None,  # noqa: UP045
+    map_: Annotated[list[str], typer.Option("--map", help="target=column, may be given several times.")] = [],  # noqa: B006
+    split: Annotated[Optional[str], typer.Option(help="Split of hub sets and folders.")] = None,  # noqa: UP045
+) -> None:
+    """Say which methods your files can train and write a config: equipoise init FILE [FILE ...]."""
+    from equipoise.starting import Wish, named
+    from equipoise.starting import init as start
+
+    wish = Wish(tuple(files or ()), named(role, "--role"), base, to, method, named(map_, "--map"), split)
+    for line in start(wish):
+        console.print(line, soft_wrap=True)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -141,12 +168,56 @@ def data_check(
 ) -> None:
     """Count what a file holds, show what is wrong with it and say what would be dropped."""
     from equipoise.data.check import check, render
+
+    entry = _entry(path, map_, axis=axis, format=format_, revision=revision, split=split)
+    console.print(render(check(entry)), highlight=False, markup=False, soft_wrap=True)
+
+
+@data_app.command("show")
+def data_show(
+    path: Annotated[str, typer.Argument(help="A file, a folder or a hub id.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
+    model: Annotated[Optional[str], typer.Option(help="Whose tokens and template; without it, words.")] = None,  # noqa: UP045
+    chat_template: Annotated[Optional[str], typer.Option(help="Instead of the model's own.")] = None,  # noqa: UP045
+    full: Annotated[bool, typer.Option(help="Leave nothing out of long rows.")] = False,
+    axis: Annotated[Optional[str], typer.Option(help="What pairs are ordered by: better or safer.")] = None,  # noqa: UP045
+    map_: Annotated[list[str], typer.Option("--map", help="target=column, may be given several times.")] = [],  # noqa: B006
+    format_: Annotated[Optional[str], typer.Option("--format", help="Layout, when it is not recognised.")] = None,  # noqa: UP045
+    revision: Annotated[Optional[str], typer.Option(help="Revision of a hub set.")] = None,  # noqa: UP045
+    split: Annotated[Optional[str], typer.Option(help="Split of a hub set or folder.")] = None,  # noqa: UP045
+) -> None:
+    """Print training rows token by token, as the model will read them, and mark what is trained."""
+    from equipoise.showing import show
+
+    entry = _entry(path, map_, axis=axis, format=format_, revision=revision, split=split)
+    plain = console.no_color or console.color_system is None
+    for part in show(entry, rows=rows, model=model, chat_template=chat_template, full=full, plain=plain):
+        console.print(part, highlight=False)
+
+
+def _entry(path: str, columns: list[str], **given: str | None) -> DataEntry:
+    """The data entry that the options of a command describe."""
     from equipoise.data.sources import data_entry
 
-    columns = dict(item.partition("=")[::2] for item in map_)
-    given = {"axis": axis, "format": format_, "revision": revision, "split": split}
-    entry = data_entry({"path": path, "map": columns, **{k: v for k, v in given.items() if v is not None}})
-    console.print(render(check(entry)), highlight=False, markup=False, soft_wrap=True)
+    keys = {key: value for key, value in given.items() if value is not None}
+    return data_entry({"path": path, "map": dict(item.partition("=")[::2] for item in columns), **keys})
+
+
+@objective_app.command("check")
+def objective_check(
+    name: Annotated[str, typer.Argument(help="FILE.py:NAME, PACKAGE.MODULE:NAME, or a built-in one such as dpo.")],
+    set_: Annotated[list[str], typer.Option("--set", help="key=value, may be given several times.")] = [],  # noqa: B006
+) -> None:
+    """Say what an objective needs and does, and try it: shape, gradient, where training starts."""
+    from equipoise.config import override
+    from equipoise.objectives import bind, objective
+
+    chosen = objective(name)
+    settings = bind(chosen, override({}, set_))
+    from equipoise.objectives.check import report  # torch: not before the refusals that need none
+
+    console.print(report(chosen, settings), highlight=False, markup=False, soft_wrap=True)
+    console.print("OK")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

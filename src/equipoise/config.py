@@ -177,10 +177,14 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
 
 
 class ObjectiveUse(Config):
-    """An objective by name with its hyperparameters, as written in a config: `{objective: dpo, beta: 0.1}`."""
+    """An objective by name with its hyperparameters, as written in a config: `{objective: dpo, beta: 0.1}`.
+
+    `source` is the hash of the file of one that was given by path (`mine.py:name`).
+    """
 
     objective: str
     settings: dict[str, float] = {}
+    source: str | None = Later(None)
 
 
 class TrainConfig(Config):
@@ -207,6 +211,7 @@ class TrainConfig(Config):
     lora_r: int = Field(32, gt=0)
     lora_alpha: int = Field(64, gt=0)
     lora_target_modules: str | tuple[str, ...] = "all-linear"
+    load_in_4bit: bool = Later(False)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attn_implementation: str = Execution("sdpa")
     tokens_per_micro_batch: int = Execution(8192, gt=0)
@@ -214,3 +219,9 @@ class TrainConfig(Config):
     logging_steps: int = Execution(10, gt=0)
     save_steps: int | float = Execution(0.25, gt=0)
     report_to: tuple[str, ...] = Execution(())
+
+    @model_validator(mode="after")
+    def _adapters_on_quantized_bases(self) -> Self:
+        if self.load_in_4bit and not self.use_peft:
+            raise ValueError("load_in_4bit quantizes a base that stays frozen, so it needs use_peft: true beside it")
+        return self

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_COPIED = ("prompt", "kind", "category")  # prompt columns that travel with every completion
+_COPIED = ("prompt", "kind", "category", "condition", "asked_of")  # prompt columns that travel with every completion
 
 
 class Sampling(Config):
@@ -81,7 +81,8 @@ def generate(
 ) -> Iterator[dict[str, Any]]:
     """Answer every prompt `sampling.repeats` times; rows come as batches finish, so a caller can append and resume.
 
-    `prompts` hold `id` and `prompt` (messages); (id, repeat) pairs in `done` are skipped. `batch_tokens` bounds rows x
+    `prompts` hold `id` and `prompt` (messages), and `reads` where the model reads something else than what is kept as
+    the prompt; (id, repeat) pairs in `done` are skipped. `batch_tokens` bounds rows x
     (prompt + new tokens) of a batch and changes time only. `progress(finished, total)` is called before the rows of a
     batch are handed out. A completion holds `prompt_id`, `repeat`, `text`, `finish_reason` (stop | length), `n_tokens`
     (the end token counted), `logp` (sum over those tokens at temperature 1, in nats), `token_ids`, and the prompt's own
@@ -219,7 +220,7 @@ def _jobs(
         seen.add(row["id"])
         repeats = [r for r in range(sampling.repeats) if (row["id"], r) not in done]
         if repeats:
-            ids = prompt_ids(tokenizer, row["prompt"])
+            ids = prompt_ids(tokenizer, row.get("reads", row["prompt"]))
             if not ids:
                 raise DataError(f"prompt '{row['id']}' renders to no token at all, so nothing can follow it")
             jobs += [_Job(row, r, ids) for r in repeats]

@@ -13,7 +13,7 @@ import numpy as np
 from equipoise.config import Config, Execution, Later
 from equipoise.data.conditions import Conditions
 from equipoise.data.controllable import conditioned_rows
-from equipoise.errors import DataError, SettingError
+from equipoise.errors import DataError, SettingError, nearest
 from equipoise.store import Work
 from equipoise.types import Dropped, SourceRow
 
@@ -136,11 +136,14 @@ def _columns(rows: Sequence[dict[str, Any]], config: PrepareConfig) -> dict[str,
     for name in config.columns:
         names = [name] if config.layout != "pair" else [f"{side}_{name}" for side in ("chosen", "rejected")]
         for column in names:
-            missing = sum(row.get(column) is None for row in rows)
+            key = column if any(column in row for row in rows) else f"{column}_score"  # how single answers' ratings lie
+            missing = sum(row.get(key) is None for row in rows)
             if missing:
+                known = sorted({c for row in rows for c, v in row.items() if isinstance(v, (bool, int, float))})
                 raise SettingError(
                     f"{config.name}: the objective needs the column '{column}', which {missing} of {len(rows)} rows "
-                    "lack; add it to the file or name it under map:"
+                    f"lack; add it to the file or name it under map:{nearest(column, known) if known else ''}"
                 )
-            out[column] = np.asarray([row[column] for row in rows])
+            values = np.asarray([row[key] for row in rows])
+            out[column] = values.astype(np.float32) if values.dtype == np.float64 else values
     return out

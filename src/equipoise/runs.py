@@ -18,7 +18,9 @@ from equipoise.evaluate.pairs import longer_wins, pair_accuracies
 from equipoise.evaluate.results import write_results
 from equipoise.evaluate.suites import prompt_set
 from equipoise.methods.align import Step, logps, prepared, use
-from equipoise.methods.run import Made, Run, holds_pairs, read_config_text
+from equipoise.methods.labels import holds_pairs
+from equipoise.methods.run import Made, Run
+from equipoise.methods.settings import read_config_text
 from equipoise.scoring import read_jsonl
 from equipoise.store import DryStore, current_store, manifest, using_store, versions, write_text
 from equipoise.types import Artefact
@@ -79,9 +81,11 @@ def _results(run: Run, made: list[Made]) -> list[dict[str, Any]]:
 def _evaluated(steps: Sequence[Step]) -> dict[str, Step]:
     """Steps by the name of their data; where one set is ordered in two ways, the order is part of the name.
 
-    A step that was not trained on pairs is evaluated on pairs as well, where its data hold any.
+    A step that was not trained on pairs is evaluated on pairs as well, where its data hold any, and a buffer by itself.
     """
     on_pairs = [replace(step, objective=use("dpo")) for step in steps if holds_pairs(step)]
+    buffers = [(step, step.buffer) for step in steps if step.buffer is not None]
+    on_pairs += [replace(s, data=data, prefer="better", objective=use("dpo"), buffer=None) for s, data in buffers]
     orders = {step.data.name: {s.prefer for s in on_pairs if s.data.name == step.data.name} for step in on_pairs}
     return {s.data.name if len(orders[s.data.name]) == 1 else f"{s.data.name} by {s.prefer}": s for s in on_pairs}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from equipoise.data.plan import group_by_tokens
-from equipoise.errors import DataError
+from equipoise.errors import DataError, SettingError
 from equipoise.store import Work
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def reference_logps(work: Work, config: Any, model_name: str, data: Path) -> Non
     if done:
         logger.info("reference: %d of %d rows were already there", len(done), len(table))
     if todo:
-        model = load_for_scoring(model_name, config.dtype, config.attn_implementation, device)
+        quantized = config.load_in_4bit
+        model = load_for_scoring(model_name, config.dtype, config.attn_implementation, device, load_in_4bit=quantized)
         layout = choose_layout(model)
         if not layout.shared:
             logger.warning("prompts are computed once per answer, because %s", layout.why)
@@ -139,6 +140,27 @@ def gather_parts(work: Work, data: Path) -> None:
     work.summary["mean"] = logps.mean(axis=0).round(4).tolist()
 
 
+def as_read(rows: Sequence[dict[str, Any]], model_name: str, *, asking: bool = False) -> list[dict[str, Any]]:
+    """Prompt rows with `reads`, what the model reads of them: preference tokens for a row's `condition`, none forged.
+
+    A model that was not trained on conditions reads the prompt as it is; to be `asking` one for a condition is refused.
+    """
+    from equipoise.data.conditions import asked, recorded
+    from equipoise.models.load import ModelName
+
+    conditions = recorded(Path(ModelName.parse(model_name).location))
+    if conditions is None:
+        wanting = next((row for row in rows if asking and row.get("condition")), None)
+        if wanting is not None:
+            raise SettingError(
+                f"prompt '{wanting['id']}' asks for {', '.join(wanting['condition'])}, but '{model_name}' records no "
+                "objectives that it could be asked for"
+            )
+        return list(rows)
+    objectives = conditions.objectives
+    return [{**row, "reads": asked(row["prompt"], row.get("condition") or {}, objectives)} for row in rows]
+
+
 def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path | None, config: Any) -> None:
     """Sample answers to `prompts.jsonl`, appending to a growing file, then sort them into prompt order."""
     from equipoise.generate import generate
@@ -146,6 +168,7 @@ def generate_rows(work: Work, sampling: Sampling, model_name: str, prompts: Path
 
     assert prompts is not None
     rows = read_jsonl(prompts / "prompts.jsonl" if prompts.is_dir() else prompts)
+    rows = as_read(rows, model_name, asking=True)
     growing, whole = work.path / "growing.jsonl", work.path / "completions.jsonl"
     found = read_jsonl(growing) if growing.exists() else read_jsonl(whole) if whole.exists() else []
     write_jsonl(growing, found)  # without a half-written last line
@@ -185,7 +208,13 @@ def score_completions(work: Work, config: Any, model_name: str, completions: Pat
     device = this_process().device
     tokenizer = load_tokenizer(model_name, config.chat_template)
     rows = read_jsonl(completions)
-    encoded = [Encoded(list(prompt_ids(tokenizer, r["prompt"])), (Branch(r["token_ids"], 0),)) for r in rows]
+    if config.condition is not None:
+        rows = [{**row, "id": row["prompt_id"], "condition": config.condition} for row in rows]
+    read = (row.get("reads", row["prompt"]) for row in as_read(rows, model_name, asking=config.condition is not None))
+    encoded = [
+        Encoded(list(prompt_ids(tokenizer, prompt)), (Branch(row["token_ids"], 0),))
+        for row, prompt in zip(rows, read, strict=True)
+    ]
     TokenTable.write(work.path, encoded, {})
     table = TokenTable(work.path)
     model = load_for_scoring(model_name, config.dtype, "sdpa", device)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.config import Config, Execution, ObjectiveUse, TrainConfig
-from equipoise.data.conditions import CONDITIONS_FILE
+from equipoise.config import Config, Execution, Later, ObjectiveUse, TrainConfig
+from equipoise.data.conditions import CONDITIONS_FILE, recorded
 from equipoise.errors import DataError, EquipoiseError, SettingError
 from equipoise.generate import Sampling
 from equipoise.launch import launched, read_task, run_elsewhere
@@ -117,6 +117,7 @@ class ReferenceConfig(Config):
     attn_implementation: str = Execution("sdpa")
     tokens_per_micro_batch: int = Execution(16384, gt=0)
     launch: str | None = Execution(None)
+    load_in_4bit: bool = Later(False)
 
 
 @stage(version=1)
@@ -187,7 +188,10 @@ def merge(work: Work, config: MergeConfig, *, models: Input) -> None:
 
 
 def merge_models(names: Sequence[str], weights: Sequence[float], out: Path) -> None:
-    """Merge full models, or adapters over one base, into the directory `out`."""
+    """Merge full models, or adapters over one base, into the directory `out`.
+
+    What the models may be asked for (preference tokens) goes with them where all record the same.
+    """
     from equipoise.models.load import ModelName
     from equipoise.models.merge import merge_linear
     from equipoise.models.merge_lora import merge_adapters
@@ -203,6 +207,9 @@ def merge_models(names: Sequence[str], weights: Sequence[float], out: Path) -> N
         raise SettingError("some of the models to merge are adapters, some are full models: merge the adapters first")
     else:
         merge_linear(paths, weights, out)
+    known = [recorded(path) for path in paths]
+    if known[0] is not None and all(one == known[0] for one in known):
+        shutil.copy(paths[0] / CONDITIONS_FILE, out / CONDITIONS_FILE)
 
 
 class GenerateConfig(Config):
@@ -223,9 +230,10 @@ def generate(work: Work, config: GenerateConfig, *, model: Input, prompts: Input
 
 
 class CompletionLogpsConfig(Config):
-    """How stored answers are scored by a model's log-probability."""
+    """How stored answers are scored by a model's log-probability; `condition` takes the place of the rows' own."""
 
     chat_template: str | None = None
+    condition: dict[str, float] | None = Later(None)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tokens_per_micro_batch: int = Execution(16384, gt=0)
 

@@ -2,7 +2,7 @@
 
 A stage is a memoised call. Its address is the hash of its name, its version, the config without execution fields and
 the ids of its inputs. The library's own code is not hashed (a log line must not retrain a model); versions and the git
-state are recorded in the manifest instead.
+state are recorded in the manifest instead. Code that a config brings by path is.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 
 from equipoise.config import Config, canonical_json
 from equipoise.errors import BusyError, DataError, EquipoiseError, IncompleteError
+from equipoise.given import source_of
 from equipoise.types import Artefact
 
 logger = logging.getLogger(__name__)
@@ -197,10 +198,12 @@ class Stage:
     body: Callable[..., None]
 
     def spec(self, config: Config, inputs: Mapping[str, Input]) -> dict[str, Any]:
-        """What the result depends on."""
+        """What the result depends on; the code only of a stage in a file that a config brought by path."""
+        source = source_of(self.body)
         return {
             "stage": self.name,
             "version": self.version,
+            **({} if source is None else {"source": source}),
             "config": config.canonical(),
             "inputs": {name: input_id(value) for name, value in sorted(inputs.items())},
         }

@@ -281,6 +281,26 @@ def test_each_answer_is_imitated_under_its_own_ratings() -> None:
     assert len({r["id"] for r in used}) == 2 and dropped == []
 
 
+def test_a_share_of_the_prompts_names_some_objectives_only() -> None:
+    many = [row((5, 1, 1), (2, 4, 1), id=str(i)) for i in range(600)]
+    whole, _ = cpsft_rows(many, conditions(THREE))
+    assert {len(r["condition"]) for r in whole} == {3}
+    used, _ = cpsft_rows(many, conditions(THREE, partial=0.6))
+    assert len(used) == len(whole)
+    named = Counter(tuple(r["condition"]) for r in used)
+    assert len(named) == 7, "each of the three, each two of them, and all"
+    assert abs(named["helpfulness", "honesty", "harmlessness"] / 1200 - 0.4) < 0.05
+    assert all(abs(count / 1200 - 0.1) < 0.04 for names, count in named.items() if len(names) < 3)
+    assert all(asked_for(r) == r["condition"] for r in used)
+    assert used[0]["condition"].items() <= rated(5, 1, 1).items()
+
+
+def asked_for(row: Any) -> dict[str, float]:
+    from equipoise.data.conditions import parse
+
+    return parse(row["prompt"][-1]["content"], conditions(THREE).objectives)[0]
+
+
 def test_a_dialogue_that_parts_early_is_asked_where_it_ends() -> None:
     lead = (Message(role="assistant", content="x"), Message(role="user", content="More?"))
     parted = SourceRow(

@@ -557,7 +557,7 @@ def test_layouts_of_real_files(
 
 def test_every_layout_is_named_once() -> None:
     assert all(name == layout.name for name, layout in LAYOUTS.items())
-    assert len(LAYOUTS) == 17
+    assert len(LAYOUTS) == 18
 
 
 def test_a_models_own_answers_are_counted_from_one(tmp_path: Path) -> None:
@@ -574,3 +574,41 @@ def test_a_models_own_answers_are_counted_from_one(tmp_path: Path) -> None:
     assert "better_modelout is 0, expected 1 or 2" in dropped[0].detail
     with pytest.raises(SettingError, match="does not say by what"):
         list(read_rows(DataEntry(path=str(path))))
+
+
+# -- flags that an order stands for ----------------------------------------------------------------------------------
+
+HARMLESS = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go away"}
+
+
+def test_the_safer_answer_is_safe_where_that_was_said(read) -> None:
+    (row,), (plain,) = (read([HARMLESS], axis="safer", **more) for more in ({"flags": "order"}, {}))
+    assert [answer.safe for answer in row.responses] == [True, False]
+    assert (row.safer, row.better, texts(row)) == (0, None, texts(plain))
+    assert [answer.safe for answer in plain.responses] == [None, None] and row.id != plain.id
+    second = {"prompt": "Hi", "response_0": "Go away", "response_1": "Hello", "better_response_id": 1}
+    (other,) = read([second], axis="safer", flags="order")
+    assert [answer.safe for answer in other.responses] == [False, True]
+
+
+def test_a_row_without_an_order_gets_no_flags(read) -> None:
+    rows = [{"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": order} for order in (0, None)]
+    first, second = read(rows, axis="safer", flags="order")
+    assert [answer.safe for answer in (*first.responses, *second.responses)] == [True, False, None, None]
+
+
+@pytest.mark.parametrize(
+    ("more", "keys", "message"),
+    [
+        ({}, {"axis": "better"}, "needs axis: safer, got axis: better"),
+        ({"chosen_safe": True, "rejected_safe": True}, {"axis": "safer"}, "flags of chosen_safe, rejected_safe"),
+    ],
+)
+def test_flags_are_read_off_an_order_by_safety_alone_and_replace_none(read, more, keys, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        read([HARMLESS | {"prompt": "Hi"} | more], flags="order", **keys)
+
+
+def test_flags_are_part_of_what_an_entry_means_only_where_they_are_given() -> None:
+    assert "flags" not in DataEntry(path="x").meaning
+    assert DataEntry(path="x", axis="safer", flags="order").meaning["flags"] == "order"

@@ -181,7 +181,9 @@ def test_pairs_without_both_flags_are_dropped_where_they_are_needed(flags: tuple
     assert len(pairs([row], prefer="better")[0]) == 1
     assert reasons(pairs([row], prefer="better", flagged=True)[1]) == [Reason.NO_SAFETY_FLAG]
     assert reasons(pairs([row], prefer="better_if_safe")[1]) == [Reason.NO_SAFETY_FLAG]
-    with pytest.raises(DataError, match=r"1 missing safety flag.*from annotators, a judge or a scorer"):
+    with pytest.raises(
+        DataError, match=r"1 missing safety flag.*have a scorer or a judge label the answers; `equipoise init FILE`"
+    ):
         enforce(pairs([row], prefer="better", flagged=True)[1], total=1, name="pairs")
 
 
@@ -311,6 +313,19 @@ def test_training_rows_split_as_their_source_rows() -> None:
 
 
 # -- real files ------------------------------------------------------------------------------------------------------
+
+
+def test_flagged_pairs_by_safety_hold_one_safe_and_one_unsafe_answer() -> None:
+    alike = pair(Response("a", safe=True), Response("b", safe=True), id="alike", safer=0)
+    mixed = pair(Response("a", safe=True), Response("b", safe=False), id="mixed", safer=0)
+    unsaid = pair(Response("a", safe=True), Response("b"), id="unsaid", safer=0)
+    used, dropped = pairs([alike, mixed, unsaid], prefer="safer", flagged=True)
+    assert [row["id"] for row in used] == ["mixed-01"]
+    assert {row.id: row.reason for row in dropped} == {
+        "alike-01": Reason.NO_ORDER,
+        "unsaid-01": Reason.NO_SAFETY_FLAG,
+    }
+    assert len(pairs([alike, mixed, unsaid], prefer="safer")[0]) == 3
 
 
 def test_pairs_of_real_files_and_back(shared_data: Path, tmp_path: Path) -> None:

@@ -213,3 +213,45 @@ def with_gap(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if one["method"] in ("base", "dpo", "sacpo"):
             one["metrics"]["gap"] = mean_metric(1.0 if place == 0 else 0.1 + 0.05 * place, 0.03, PROMPTS)
     return results
+
+
+def metric_near(value: float, *, half: float = 0.1, n: int = 60) -> dict[str, Any]:
+    return {**mean_metric(value, half, n), "n_prompts": n}
+
+
+@pytest.fixture
+def control() -> dict[str, Any]:
+    """Made-up controllability of two models and two objectives; one model never rates well, one level has no ends."""
+
+    def figures(means: dict[str, float], plain: float, correlation: float | None) -> dict[str, Any]:
+        found = None if correlation is None else {**metric_near(correlation, half=0.05), "kind": "correlation"}
+        return {
+            "correlation": found,
+            "error": metric_near(0.5),
+            "achieved": {level: metric_near(value) for level, value in means.items()},
+            "unasked": None,
+            "plain": metric_near(plain),
+            "unscored": 2,
+        }
+
+    follows = {
+        "label": "CPO",
+        "model": "store/train-cpo",
+        "objectives": {
+            "honesty": figures({"1": 1.5, "3": 3.0, "5": 4.5}, 2.5, 0.9),
+            "help": figures({"1": 2.0, "5": 4.0}, 3.5, 0.7),
+        },
+        "others": {"honesty": {"1": {"help": metric_near(4.0)}, "5": {"help": metric_near(3.0)}}},
+    }
+    deaf = {
+        "label": "base",
+        "model": "store/train-base",
+        "objectives": {
+            "honesty": figures({"1": 2.5, "3": 2.5, "5": 2.5}, 2.5, None),
+            "help": figures({"1": 3.5, "5": 3.5}, 3.5, 0.0),
+        },
+        "others": {"honesty": {"1": {"help": metric_near(3.5)}}},
+    }
+    deaf["objectives"]["honesty"]["achieved"]["1"].update(low=None, high=None)
+    scales = [{"name": name, "low": 1.0, "high": 5.0, "step": 1.0} for name in ("honesty", "help")]
+    return {"objectives": scales, "models": [follows, deaf]}

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from equipoise.evaluate.chart import Scale, lay_out, outline
+from equipoise.evaluate.chart import Scale, lay_out
 from equipoise.evaluate.labels import Box, place
 
 
@@ -80,6 +80,41 @@ def test_two_points_on_one_spot_get_separate_labels():
     assert first.box.overlap(second.box) == 0
 
 
-def test_outlines_are_closed_and_circles_round():
-    assert outline("circle", 10, 10, 5).count("a5.00,5.00") == 2
-    assert outline("up", 0, 0, 5).endswith("z")
+def test_a_label_without_room_is_left_out_unless_it_must_be_kept():
+    points, sizes, frame = [(50.0, 50.0)] * 3, [(90.0, 40.0)] * 3, Box(0, 0, 100, 100)
+    assert all(place(points, sizes, frame=frame))
+    found = place(points, sizes, frame=frame, keep=[False, True, False])
+    assert found[1] is not None and None in found
+
+
+def test_labels_keep_off_points_that_have_none():
+    (free,) = place([(50, 50)], [(40, 14)], frame=Box(0, 0, 200, 200))
+    (taken,) = place([(50, 50)], [(40, 14)], frame=Box(0, 0, 200, 200), others=[(80, 50)])
+    assert free.box.overlap(Box(72, 42, 88, 58)) > 0 == taken.box.overlap(Box(72, 42, 88, 58))
+
+
+@pytest.fixture
+def crowd(make_result):
+    """25 results on four curves and alone, most of them near each other."""
+    found = [make_result("base", "base", None, {}, 0.51, 0.02, 0.4, 0.0)]
+    for n, name in enumerate(("SACPO", "P-SACPO", "MODPO", "BFPO")):
+        for i in range(5):
+            unsafe, reward = 0.02 + 0.05 * i + 0.01 * n, 0.5 + 0.08 * i - 0.03 * n
+            found.append(make_result(f"{name} q {i}", name.lower(), name, {"q": i}, unsafe, 0.1, reward, 9.0))
+    found += [make_result(name, "dpo", None, {}, 0.3, 0.1, 0.5 + n / 5, 9.0) for n, name in enumerate(("DPO", "DPO b"))]
+    found += [make_result(name, "cpo", "CPO", {}, 0.1, 0.1, 0.7, 9.0) for name in ("CPO top", "CPO plain")]
+    found[8]["chosen"] = True
+    return found
+
+
+@pytest.mark.parametrize("width", [1080, 720, 372])
+def test_of_a_crowd_what_matters_is_named_and_no_name_lies_on_another(crowd, width: int):
+    chart = lay_out(crowd, width=width, height=460, target=0.05, font=11.5 if width < 400 else 13)
+    named = [mark for mark in chart.marks if mark.placed]
+    assert {mark.label for mark in chart.marks if mark.frontier or mark.chosen} <= {mark.label for mark in named}
+    assert chart.unnamed == len(crowd) - len(named) < (8 if width > 1000 else 18)
+    free = [mark.placed.box for mark in named if not (mark.frontier or mark.chosen)]
+    assert all(a.overlap(b) <= 12 for a, b in itertools.combinations(free, 2))
+    texts = {mark.label: mark.text for mark in chart.marks}
+    assert texts["SACPO q 1"] == "q 1" and texts["CPO top"] == "CPO top", "a curve of two keeps whole names"
+    assert texts["P-SACPO q 2"] == "P-SACPO q 2", "so does the chosen one"

@@ -26,9 +26,9 @@ def browser():
 
 
 @pytest.fixture
-def document(document, optimum, with_gap):
+def document(document, optimum, with_gap, control):
     """The example with everything a page can show."""
-    return {**document, "optimum": optimum}
+    return {**document, "optimum": optimum, "controllability": control}
 
 
 @pytest.fixture
@@ -168,6 +168,22 @@ def test_the_optimum_is_drawn_and_explained(open_page, width: int, name: str):
     assert page.locator("#optimum-points tbody tr").count() == 18
 
 
+def test_controllability_is_drawn_and_told(open_page, control):
+    page = open_page()
+    plots = page.query_selector_all("#controllability .dial")
+    assert [plot.get_attribute("aria-label").split(".")[0] for plot in plots] == ["honesty", "help"]
+    assert len(plots[0].query_selector_all(".shape")) == 8 and len(plots[0].query_selector_all(".shape.hollow")) == 2
+    reading = page.inner_text("#controllability .reading >> nth=0")
+    assert "0.90 [0.85, 0.95]" in reading and "0.50 [0.40, 0.60]" in reading
+    assert page.locator(".sides tbody tr").count() == 1
+    assert page.inner_text(".sides tbody tr").split()[:4] == ["honesty", "1", "or", "5"]
+    assert "8 ratings are missing" in page.inner_text("#controllability")
+    figures = page.locator("#control-figures table").first
+    assert not figures.is_visible()
+    page.click("#control-figures summary")
+    assert figures.is_visible() and "asked for 3" in figures.inner_text()
+
+
 @pytest.mark.parametrize("width", [1280, 760, 420])
 def test_every_width_fits_and_shows_one_plot(open_page, results, width: int):
     page = open_page(width=width)
@@ -197,6 +213,8 @@ def test_text_has_enough_contrast(open_page, scheme: str):
         ".ends",
         ".tick",
         "#optimum-line",
+        ".dial .tick",
+        ".sides .pale",
         ".chip.good",
         ".chip.bad",
         ".tag",

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from equipoise.errors import DataError
 from equipoise.evaluate.report import automatic_notes, read_results, table, verdict_line, write_page, write_results
-from equipoise.evaluate.words import number, price_words
+from equipoise.evaluate.words import choice_columns, control_table, figure, number, price_words
 
 
 def test_results_come_back_as_written(tmp_path, results):
@@ -152,3 +152,86 @@ def test_dollar_signs_in_names_are_drawn_as_they_are(tmp_path, document):
     document["results"][0]["label"] = "base $\\broken$ _^"
     write_page(tmp_path, document, [], title="$x", target=0.05)
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
+
+
+def test_controllability_comes_back_as_written(tmp_path, results, control):
+    path = tmp_path / "results.json"
+    write_results(path, results, {}, controllability=control)
+    assert read_results(path)["controllability"] == control
+    write_results(path, results, {})
+    assert "controllability" not in read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda c: c.update(models=[]), "at least one of objectives and of models"),
+        (lambda c: c["objectives"][0].pop("step"), "an objective of controllability lacks step"),
+        (lambda c: c["models"][0].pop("others"), "the controllability of 'CPO' lacks others"),
+        (lambda c: c["models"][1]["objectives"].pop("help"), "the controllability of 'base' lacks help"),
+        (lambda c: c["models"][0]["objectives"]["help"].pop("plain"), "help of 'CPO' lacks plain"),
+        (lambda c: c["models"][0]["objectives"]["help"]["error"].pop("low"), "error of help of 'CPO' lacks low"),
+        (lambda c: c["models"][0]["objectives"]["help"]["achieved"].update(top={}), "level 'top', expected a number"),
+        (
+            lambda c: c["models"][0]["others"]["honesty"]["1"].update(help=3),
+            "under honesty 1 is 3, expected the fields",
+        ),
+    ],
+)
+def test_controllability_that_lacks_something_is_refused(tmp_path, results, control, spoil, words: str):
+    spoil(control)
+    with pytest.raises(DataError, match=words):
+        write_results(tmp_path / "results.json", results, {}, controllability=control)
+
+
+def test_the_terminal_shows_controllability_in_eighty_columns(control):
+    control["models"][0]["objectives"]["help"]["achieved"].pop("1")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(control_table(control))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["CPO", "honesty", "0.90", "0.50", "1:", "1.50", "5:", "4.50", "2.50"] in lines
+    assert ["[0.85,0.95]", "[0.40,0.60]"] in lines
+    assert ["help", "0.70", "0.50", "5:", "4.00", "–", "3.50"] in lines
+    assert ["base", "honesty", "–", "0.50", "1:", "2.50", "5:", "2.50", "2.50"] in lines
+
+
+def test_a_figure_is_a_mean_and_its_interval(make_rate):
+    assert figure(make_rate(0.5, 100), rate=True) == "50.0% [39.8, 60.2]"
+    assert figure(None, rate=True) == figure({**make_rate(0.5, 100), "mean": None}, rate=True) == "–"
+
+
+def with_choices(results, make_rate, *, baselines=(0.6,)):
+    for place, one in enumerate(results[1:]):
+        trivial = {**make_rate(baselines[place % len(baselines)], 100), "kind": "share", "rule": "longer"}
+        one["metrics"] |= {"choice_helpful": make_rate(0.7, 100), "choice_helpful_per_token": make_rate(0.8, 100)}
+        one["metrics"]["choice_helpful_baseline"] = trivial
+    return results
+
+
+def test_choices_stand_in_a_table_of_their_own(tmp_path, document, results, make_rate):
+    with_choices(results, make_rate)
+    assert [column.heading for column in choice_columns(results)] == ["More helpful", "More helpful, per token"]
+    page = write_page(tmp_path, document, [], title="t", target=None).read_text(encoding="utf-8")
+    table = page.split('<details class="config" id="choices">')[1].split("</details>")[0]
+    assert table.count("70.0% [60.0, 78.8]") == table.count("80.0% [70.8, 87.3]") == len(results) - 1
+    # The trivial rule once for all, in both columns: it knows nothing of tokens' likelihoods.
+    assert table.count("60.0% [49.7, 69.7] longer") == 2
+    main = page.split('<table class="results')[1].split("</table>")[0]
+    assert "70.0%" not in main and "More helpful" not in main
+
+
+def test_results_on_other_pairs_have_their_own_baseline(tmp_path, document, results, make_rate):
+    with_choices(results, make_rate, baselines=(0.6, 0.5))
+    page = write_page(tmp_path, document, [], title="t", target=None).read_text(encoding="utf-8")
+    table = page.split('<details class="config" id="choices">')[1].split("</details>")[0]
+    assert table.count('<tr class="baseline">') == 2 and "answer (DPO helpful, SACPO β/λ 0.1" in table
+
+
+def test_categories_go_down_when_models_are_many(tmp_path, document, make_result):
+    page = write_page(tmp_path, document, [], title="t", target=None).read_text(encoding="utf-8")
+    assert '<th scope="col">Category</th><th scope="col">Base</th>' in page
+    document["results"] += [make_result(f"m {i}", "dpo", None, {"i": i}, 0.1, 0.1, 0.5, 3.0) for i in range(5)]
+    page = write_page(tmp_path, document, [], title="t", target=None).read_text(encoding="utf-8")
+    assert '<th scope="col">Model</th><th scope="col">animal abuse</th>' in page
+    heat = page.split('<table class="heat">')[1].split("</table>")[0]
+    assert heat.count("<tr>") == 16 and '<th scope="row" class="chosen">P-SACPO q 0.75</th>' in heat

@@ -16,10 +16,12 @@ from equipoise.errors import DataError, DivergedError, SettingError
 from equipoise.methods.align import Step, logps, prepared, use
 from equipoise.methods.bfpo import bfpo
 from equipoise.methods.run import Run
+from equipoise.objectives.safety import bfpo as objective_bfpo
+from equipoise.runs import _evaluated
 from equipoise.stages import TrainStageConfig, model_input, train
 from equipoise.store import DryStore, Store, manifest, using_store
 from equipoise.train.offline import MetricsFile
-from equipoise.types import Artefact
+from equipoise.types import Artefact, Pair
 from small import trained_on, weights
 
 TAU = 2.0
@@ -205,10 +207,38 @@ def test_an_unsafe_answer_in_the_buffer_is_refused(world, base, tmp_path):
         bfpo(base, step(tmp_path))
 
 
-def test_a_step_by_safety_is_refused(world, base):
-    by_safety = Step(small.data(world / "pairs.jsonl", "pairs"), use("bfpo"), small.training(), prefer="safer")
+def by_safety(world, *, prefer="safer", **settings):
+    chosen = use("bfpo", **{"tau": TAU, **settings})
+    return Step(small.data(world / "pairs.jsonl", "pairs"), chosen, small.training(max_dropped=0.6), prefer=prefer)
+
+
+@pytest.mark.parametrize("b1", [2.0, 3.0, 5.0])
+def test_which_answer_is_the_more_helpful_does_not_matter_between_a_safe_and_an_unsafe_one(b1):
+    safe, unsafe = torch.tensor([-3.0, -1.0, -2.0]), torch.tensor([-1.5, -4.5, -2.0])
+    reference, yes, no = torch.full((3,), -2.0), torch.ones(3), torch.zeros(3)
+
+    def losses(alpha):
+        settings = {"tau": 0.5, "b1": b1, "alpha": alpha}
+        one = objective_bfpo(Pair(safe, unsafe), Pair(reference, reference), Pair(yes, no), **settings)
+        other = objective_bfpo(Pair(unsafe, safe), Pair(reference, reference), Pair(no, yes), **settings)
+        return one, other
+
+    assert torch.allclose(*losses(0.5))
+    assert not any(torch.isclose(*pair) for pair in zip(*losses(0.4), strict=True))
+
+
+def test_a_step_by_safety_needs_the_alpha_for_which_helpfulness_does_not_matter(world, base):
+    with pytest.raises(SettingError, match=r"alpha is 0, but the pairs are ordered by safety alone"):
+        bfpo(base, by_safety(world, alpha=0.0))
     with pytest.raises(SettingError, match="objective bfpo and prefer better"):
-        bfpo(base, by_safety)
+        bfpo(base, by_safety(world, prefer="better_if_safe"))
+
+
+def test_a_step_by_safety_takes_pairs_of_a_safe_and_an_unsafe_answer(world, base):
+    data = prepared(base, by_safety(world))
+    rows = rows_of(data.path / "rows.jsonl")
+    assert [(row["chosen_safe"], row["rejected_safe"]) for row in rows] == [(True, False)] * 12
+    assert manifest(data)["summary"]["dropped"] == {"missing order": 12}
 
 
 # ---- configs -------------------------------------------------------------------------------------------------------
@@ -255,6 +285,25 @@ def test_chat_is_imitated_beside_the_safer_answers(world, tmp_path):
     with using_store(Store(tmp_path / "store")):
         rows = rows_of(prepared(run.base, run.steps[0]).path / "rows.jsonl")
     assert len(rows) == 25 and rows[-1]["completion"][-1]["content"] == "a tree"
+
+
+def test_pairs_by_safety_alone_with_flags_from_their_order(world, tmp_path):
+    told = [{"prompt": f"{w}?", "chosen": f"{w} yes", "rejected": "no"} for w in small.WORDS[:20]]
+    entry = {"path": str(small.jsonl(tmp_path / "harmless.jsonl", told)), "axis": "safer"}
+    data = {**config(world)["data"], "pairs": {**entry, "flags": "order"}}
+    run = read(world, data=data, holdout=0.3)
+    run.check_data()
+    assert run.steps[-1].prefer == "safer"
+    assert {name: step.prefer for name, step in _evaluated(run.steps).items()} == {"pairs": "safer", "buffer": "better"}
+    with using_store(Store(tmp_path / "store")):
+        rows = rows_of(prepared(run.base, run.steps[-1]).path / "rows.jsonl")
+    assert {(row["chosen_safe"], row["rejected_safe"]) for row in rows} == {(True, False)}
+    with pytest.raises(SettingError, match="needs to know which answers are safe"):
+        read(world, data={"pairs": entry}).check_data()
+    with pytest.raises(SettingError, match=r"alpha is 0\.4, but the pairs are ordered by safety alone"):
+        read(world, data=data, alpha=0.4)
+    with pytest.raises(SettingError, match="the entries of pairs are ordered by different axes"):
+        read(world, data={"pairs": [str(world / "pairs.jsonl"), {**entry, "flags": "order"}]})
 
 
 @pytest.mark.parametrize(

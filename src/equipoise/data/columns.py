@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 
 from equipoise.errors import DataError
@@ -25,6 +26,13 @@ COLUMNS = frozenset(
     }
 )
 """Columns the reader knows by name, besides those of `RATING`."""
+
+FLAGS = frozenset(
+    {"safe", "chosen_safe", "rejected_safe"}
+    | {f"is_response_{i}_safe" for i in (0, 1)}
+    | {f"is_modelout{i}_safe" for i in (1, 2)}
+)
+"""Columns that say whether an answer is safe."""
 
 RATING = re.compile(
     r"(?P<side>chosen|rejected)_(?P<of_side>\w+)|(?P<of_pair>\w+)_score_(?P<index>[01])|(?P<single>\w+)_score"
@@ -73,3 +81,11 @@ class BadRow(DataError):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class UnknownLayout(DataError):
+    """The rows have `columns` of no known layout; `answers` are those that may hold answers to known prompts."""
+
+    def __init__(self, message: str, columns: Iterable[str], answers: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.columns, self.answers = tuple(sorted(columns)), tuple(answers)

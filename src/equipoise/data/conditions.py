@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from equipoise.config import Config
+from equipoise.config import Config, Later
 from equipoise.data.forged import neutralize
 from equipoise.errors import SettingError, nearest
 from equipoise.types import Message
@@ -196,7 +196,8 @@ class Conditions(Config):
     `draw`: `own` takes the ratings of one of the prompt's own answers, `uniform` any level of the scale. `temperature`
     T draws the order of two answers with probability sigma((R1 - R2) / T) instead of taking the sign. `untagged_top`
     is the share of pairs under the top condition (everything that is rated, at its best) whose prompt goes without
-    tokens. `ask_for_harm` allows conditions in the low half of a guarded scale.
+    tokens; `partial` the share of imitated answers (CPSFT) whose prompt names only some of the objectives, so that a
+    user may leave some out. `ask_for_harm` allows conditions in the low half of a guarded scale.
     """
 
     objectives: Annotated[tuple[Objective, ...], BeforeValidator(objectives_of)] = Field(min_length=1)
@@ -206,6 +207,7 @@ class Conditions(Config):
     untagged_top: float = Field(default=0.0, ge=0, le=1)
     ask_for_harm: bool = False
     seed: int = 0
+    partial: float = Later(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Conditions:

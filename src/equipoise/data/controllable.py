@@ -25,6 +25,7 @@ from equipoise.data.conditions import (
     written,
 )
 from equipoise.data.forged import holds_tokens
+from equipoise.data.raters import merge_raters
 from equipoise.data.relabel import Derived, pairs, sft_targets
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.types import Dropped, Response, SourceRow, TrainingRow
@@ -33,12 +34,17 @@ _TIE = 1e-9  # values nearer than this are equal: sums of the same terms in anot
 
 
 def conditioned_rows(rows: Iterable[SourceRow], conditions: Conditions, *, layout: str) -> Derived:
-    """Return the rows of a layout: `completion` is CPSFT, `pair` is CDPO; nothing else takes conditions."""
+    """Return the rows of a layout: `completion` is CPSFT, `pair` is CDPO; nothing else takes conditions.
+
+    Rows of the same prompt and answers are one row with mean ratings (`raters.merge_raters`).
+    """
     if layout not in ("completion", "pair"):
         raise SettingError(
             f"conditions fit objectives on pairs or on completions (dpo, ipo, sft), not on {layout} rows"
         )
-    return (cpsft_rows if layout == "completion" else cdpo_rows)(rows, conditions)
+    merged, dropped = merge_raters(rows, conditions.objectives)
+    used, problems = (cpsft_rows if layout == "completion" else cdpo_rows)(merged, conditions)
+    return used, [*dropped, *problems]
 
 
 def value(ratings: Mapping[str, float], condition: Condition, objectives: Sequence[Objective]) -> float:
@@ -86,6 +92,7 @@ class _Rated(NamedTuple):
 def cpsft_rows(rows: Iterable[SourceRow], conditions: Conditions) -> Derived:
     """Return prompt/completion rows: every answer, asked for by its own ratings (each taken to the nearest level).
 
+    A share `partial` of the answers is asked for by some of the ratings only, each set of them being as likely.
     Left out unless `ask_for_harm`: answers whose own ratings are in the low half of a guarded scale.
     """
     dropped: list[Dropped] = []
@@ -94,7 +101,8 @@ def cpsft_rows(rows: Iterable[SourceRow], conditions: Conditions) -> Derived:
     for rated in _rated(rows, conditions, dropped):
         for answer in rated.answers:
             name = f"{rated.row.id}-{answer.number}"
-            condition = {o.name: o.level(answer.ratings[o.name]) for o in rated.objectives}
+            named = _named(name, rated.objectives, conditions)
+            condition = {o.name: o.level(answer.ratings[o.name]) for o in named}
             if not _allowed(condition, conditions):
                 dropped.append(Dropped(name, Reason.ASKS_FOR_HARM))
                 continue
@@ -104,6 +112,14 @@ def cpsft_rows(rows: Iterable[SourceRow], conditions: Conditions) -> Derived:
             sources.append(SourceRow(id=name, prompt=dialogue[: len(rated.row.prompt)], responses=(spoken,)))
     used, problems = sft_targets(sources, choose="all")
     return [_noted(row, own[row["id"]], tagged=True) for row in used], [*dropped, *problems]
+
+
+def _named(name: str, objectives: tuple[Objective, ...], conditions: Conditions) -> tuple[Objective, ...]:
+    """The objectives that the prompt of an imitated answer names."""
+    if _uniform(conditions.seed, name, "partial") >= conditions.partial or len(objectives) < 2:
+        return objectives
+    sets = [some for n in range(1, len(objectives)) for some in combinations(objectives, n)]
+    return sets[int(_uniform(conditions.seed, name, "named") * len(sets))]
 
 
 def cdpo_rows(rows: Iterable[SourceRow], conditions: Conditions) -> Derived:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from equipoise.data.columns import PROMPTS, RATING, BadRow, Reason
+from equipoise.data.columns import PROMPTS, RATING, BadRow, Reason, UnknownLayout
 from equipoise.data.rated import read_rated
 from equipoise.data.values import (
     Dialogue,
@@ -71,9 +71,10 @@ def recognise(columns: Cells, *, where: str) -> Layout:
             _refuse_unread_answers(layout, has, where)
             return layout
     listed = ", ".join(sorted(map(str, has)))[:200] or "none"
-    raise DataError(
+    raise UnknownLayout(
         f"{where} has columns of no known layout ({listed}): say what they hold with "
-        "`map: {prompt: ..., completion: ...}`; docs/data.md lists the layouts"
+        "`map: {prompt: ..., completion: ...}`; docs/data.md lists the layouts",
+        map(str, has),
     )
 
 
@@ -81,9 +82,10 @@ def _refuse_unread_answers(layout: Layout, columns: Set[str], where: str) -> Non
     """Refuse to take rows with answers under other names for a list of prompts, which would leave the answers out."""
     answers = sorted(column for column in columns if _ANSWER.search(column.lower()))
     if layout.name == "prompts" and answers:
-        raise DataError(
+        raise UnknownLayout(
             f"{where} has prompts and perhaps answers ({', '.join(answers)}): name them with "
-            f"`map: {{completion: {answers[0]}}}`, or say `format: prompts` to read the prompts alone"
+            f"`map: {{completion: {answers[0]}}}`, or say `format: prompts` to read the prompts alone",
+            *(columns, answers),
         )
 
 
@@ -310,6 +312,14 @@ def _read_responses(cells: Cells, axis: Axis | None) -> SourceRow:
     return SourceRow(id="", prompt=_prompt(cells), responses=(_numbered(0, cells), _numbered(1, cells)), **orders)
 
 
+def _read_rated_pair(cells: Cells, axis: Axis | None) -> SourceRow:
+    """Two answers and their ratings; what else orders them is left unread."""
+    answers = (_numbered(0, cells), _numbered(1, cells))
+    if not any(answer.ratings for answer in answers):
+        raise BadRow(Reason.NO_RATING, "no answer is rated, in columns such as helpfulness_score_0")
+    return SourceRow(id="", prompt=_prompt(cells), responses=answers)
+
+
 def _read_outputs(cells: Cells, axis: Axis | None) -> SourceRow:
     """{"prompt": ..., "modeloutput1": ..., "better_modelout": 1 or 2, "is_modelout1_safe": ...}: counted from 1."""
     better = whole(cells.get("better_modelout"), "better_modelout")
@@ -368,6 +378,7 @@ LAYOUTS: dict[str, Layout] = {
     for layout in (
         Layout("pku", _RESPONSES | {"safer_response_id"}, _read_responses, _PROMPT),
         Layout("responses", _RESPONSES, _read_responses, _PROMPT, order=frozenset({"better_response_id"})),
+        Layout("rated-pairs", _RESPONSES, _read_rated_pair, _PROMPT),  # of the shape before it: only where it is named
         Layout("model-outputs", _OUTPUTS, _read_outputs, _PROMPT, order=frozenset({"better_modelout"})),
         Layout("pairs", _TWO | {"prompt"}, _read_pairs, order=_TWO),
         Layout("sharegpt-pairs", _TWO | {"conversations"}, _read_sharegpt_pairs, order=_TWO),

@@ -21,8 +21,9 @@ Choose = Literal["better", "safer", "all", "safe", "first"]
 Prefer = Literal["better", "safer", "better_if_safe"]
 Derived = tuple[list[TrainingRow], list[Dropped]]
 NO_FLAGS = (
-    "each answer needs a safety flag, from annotators, a judge or a scorer, in the columns is_response_0_safe and "
-    "is_response_1_safe beside response_0 and response_1, or chosen_safe and rejected_safe beside chosen and rejected"
+    "each answer needs a safety flag, in the columns is_response_0_safe and is_response_1_safe beside response_0 and "
+    "response_1, or chosen_safe and rejected_safe beside chosen and rejected: name yours under map:, or have a scorer "
+    "or a judge label the answers; `equipoise init FILE` says what a file's labels can train as they are"
 )
 RowType = TypeVar("RowType", SourceRow, TrainingRow)
 
@@ -33,7 +34,8 @@ def pairs(rows: Iterable[SourceRow], *, prefer: Prefer, flagged: bool = False) -
     Rafailov et al. 2023 (arXiv:2305.18290) as used by SACPO (arXiv:2404.11049): chosen is `better_response_id` for
     helpfulness and `safer_response_id` for safety. `better_if_safe` is SafeDPO's (arXiv:2505.20065): the better answer
     if it is safe, the other one if only that is, neither where both are unsafe. `flagged` drops pairs of which an
-    answer has no safety flag, as `better_if_safe` does anyway.
+    answer has no safety flag, as `better_if_safe` does anyway; by `safer` also pairs flagged alike, since which of the
+    two is the more helpful nobody said.
     """
     _check(prefer, ("better", "safer", "better_if_safe"), "prefer")
     flagged = flagged or prefer == "better_if_safe"
@@ -213,6 +215,8 @@ def _safety_problem(chosen: Response, rejected: Response, prefer: str) -> Reason
     """Return what stands in the way of an objective that asks for the flags of both answers."""
     if chosen.safe is None or rejected.safe is None:
         return Reason.NO_SAFETY_FLAG
+    if prefer == "safer" and chosen.safe == rejected.safe:
+        return Reason.NO_ORDER
     return Reason.BOTH_UNSAFE if prefer == "better_if_safe" and not (chosen.safe or rejected.safe) else None
 
 
@@ -250,7 +254,7 @@ def _wanted(row: SourceRow, choose: Choose) -> list[int] | Reason:
 
 def _pair(row: SourceRow, chosen: int, rejected: int) -> TrainingRow:
     sides = {"chosen": row.responses[chosen], "rejected": row.responses[rejected]}
-    facts = {side: {**response.ratings, **_facts(response)} for side, response in sides.items()}
+    facts = {side: numbers(response) for side, response in sides.items()}
     known = [name for name in facts["chosen"] if name in facts["rejected"]]
     columns: dict[str, Any] = {f"{side}_{name}": facts[side][name] for name in known for side in sides}
     # One source row gives different training rows by prefer, so the order is part of the id.
@@ -273,6 +277,11 @@ def _completion(row: SourceRow, index: int) -> dict[str, Any]:
         **ratings,
         **_facts(response),
     }
+
+
+def numbers(response: Response) -> dict[str, float | bool]:
+    """Return everything that is known about an answer by name: what an objective may ask for as a column."""
+    return {**response.ratings, **_facts(response)}
 
 
 def _facts(response: Response) -> dict[str, float | bool]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from equipoise.data.columns import COLUMNS, BadRow, is_known
+from equipoise.data.columns import COLUMNS, FLAGS, RATING, BadRow, is_known
 from equipoise.data.files import Record, kind_of, read_files
-from equipoise.data.formats import LAYOUTS, Axis, Layout, digest, read_row, recognise
+from equipoise.data.formats import LAYOUTS, Axis, Layout, content_id, digest, read_row, recognise
 from equipoise.data.hub import read_hub, read_saved
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.types import Dropped, SourceRow
@@ -34,15 +35,16 @@ def _as_text(path: object) -> object:
 class DataEntry(BaseModel):
     """Where rows come from and what they mean: one entry under `data:` in a config.
 
-    `axis` says what an order of two answers is about, `map` which column holds what ({target: column}); `revision`,
-    `split` and `subfolder` belong to sets on the hub (`split` and `subfolder` to folders too); `limit` takes the first
-    records only.
+    `axis` says what an order of two answers is about, `flags: order` that the safer of two answers is safe and the
+    other is not, `map` which column holds what ({target: column}); `revision`, `split` and `subfolder` belong to sets
+    on the hub (`split` and `subfolder` to folders too); `limit` takes the first records only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
     axis: Axis | None = None
+    flags: Literal["order"] | None = None
     revision: str | None = None
     split: str | None = None
     subfolder: str | None = None
@@ -55,6 +57,12 @@ class DataEntry(BaseModel):
     def shown(self) -> str:
         """How messages name the entry."""
         return f"data entry '{self.name}' ({self.path})" if self.name else self.path
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What the entry says besides where it lies; a key that came later is there only where it is given."""
+        later = set() if self.flags else {"flags"}
+        return self.model_dump(mode="json", exclude={"path", "name"} | later)
 
 
 class Located(NamedTuple):
@@ -132,6 +140,7 @@ def open_entry(entry: DataEntry, *, base_dir: str | Path | None = None) -> Opene
         has = ", ".join(sorted(known))
         raise SettingError(f"{entry.shown}: format: {layout.name} needs the columns {lacking}; the rows have {has}")
     _check_axis(entry, layout, known)
+    _check_flags(entry, known)
     return Opened(layout, columns, _located(chain(head, records), entry, layout))
 
 
@@ -143,7 +152,16 @@ def _located(records: Iterator[Record], entry: DataEntry, layout: Layout) -> Ite
         except BadRow as problem:
             yield Located(record, Dropped(digest(record.value), problem.reason, f"{record.where}: {problem}"))
         else:
-            yield Located(record, row)
+            yield Located(record, _flagged_by_order(row) if entry.flags else row)
+
+
+def _flagged_by_order(row: SourceRow) -> SourceRow:
+    """Say of two answers that the safer one is safe and the other is not; where there is no order, nothing is said."""
+    if row.safer is None or len(row.responses) != 2:
+        return row
+    answers = tuple(replace(answer, safe=index == row.safer) for index, answer in enumerate(row.responses))
+    row = replace(row, responses=answers)
+    return replace(row, id=content_id(row))
 
 
 def _cells(record: Record) -> Mapping[str, object]:
@@ -176,10 +194,12 @@ def _check_axis(entry: DataEntry, layout: Layout, columns: set[str]) -> None:
     if entry.axis is None:
         if layout.needs_axis(columns):
             what = "chosen" if "chosen" in columns else "better_response_id"
+            rated = layout.name == "responses" and any(RATING.fullmatch(column) for column in columns)
+            ratings = "\n(or `format: rated-pairs`, to read ratings and leave the order)" if rated else ""
             raise SettingError(
                 f"{entry.shown} orders answers ({what}) but does not say by what: add one of these two lines to it:\n"
                 "    axis: better   # the preferred answer is the more helpful one\n"
-                "    axis: safer    # the preferred answer is the safer one"
+                f"    axis: safer    # the preferred answer is the safer one{ratings}"
             )
     elif layout.name == "pku":
         column = f"{entry.axis}_response_id"
@@ -187,6 +207,21 @@ def _check_axis(entry: DataEntry, layout: Layout, columns: set[str]) -> None:
             raise SettingError(f"{entry.shown}: axis: {entry.axis} asks for the column {column}, which is missing")
     elif not (layout.order | {"label", "kto_tag", "safe"}) & columns:
         raise SettingError(f"{entry.shown}: axis: {entry.axis} has no effect on a file that orders no answers")
+
+
+def _check_flags(entry: DataEntry, columns: set[str]) -> None:
+    """Refuse to read safety flags off an order that is not one by safety, or over flags that somebody gave."""
+    if entry.flags is None:
+        return
+    if entry.axis != "safer":
+        got = "no axis" if entry.axis is None else f"axis: {entry.axis}"
+        raise SettingError(
+            f"{entry.shown}: flags: order says that the safer of two answers is safe and the other is not, which needs "
+            f"axis: safer, got {got}"
+        )
+    given = sorted(columns & FLAGS)
+    if given:
+        raise SettingError(f"{entry.shown}: flags: order would replace the safety flags of {', '.join(given)}")
 
 
 def _records(entry: DataEntry, base_dir: Path | None) -> Iterator[Record]:

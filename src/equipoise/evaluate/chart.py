@@ -10,13 +10,13 @@ from typing import Any
 
 from equipoise.evaluate.frontier import non_dominated, require_verdict
 from equipoise.evaluate.labels import Box, Placed, Segment, place
+from equipoise.evaluate.looks import CROWDED, SHAPES, looks, outline, spoken
 
 Result = Mapping[str, Any]
 
 RATES = (0.0, 0.1, 0.5, 0.05, 0.01, 0.2, 1.0, 0.02, 0.3, 0.4, 0.7, 0.8, 0.6, 0.9, 0.005, 0.002, 0.001)
 """Where ticks may stand on the axis of rates, the ones to keep first."""
 
-SHAPES = ("circle", "square", "diamond", "up", "down", "hexagon", "pentagon", "left")
 POINT_ENDS = ("reward_high", "reward_low")
 LABELLED = 30
 """With more points than this, only those on the frontier and the chosen one are named in the plot."""
@@ -39,10 +39,14 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One result in the plot, in pixels: its point, the ends of both intervals, its look and its label."""
+    """One result in the plot, in pixels: its point, the ends of both intervals, its look and its label.
+
+    `text` is what is written at `placed`; where there was no room, that is None.
+    """
 
     index: int
     label: str
+    text: str
     x: float
     y: float
     left: float
@@ -77,7 +81,8 @@ class Bound:
 class Chart:
     """Everything needed to draw the plot at one size; `target` is the pixel of the target line.
 
-    `steps` are the corners of the staircase through the points on the frontier, safest first.
+    `steps` are the corners of the staircase through the points on the frontier, safest first; `unnamed` counts the
+    points without a label.
     """
 
     width: float
@@ -93,19 +98,8 @@ class Chart:
     target: float | None
     target_text: str
     hidden: int
+    unnamed: int
     bound: Bound | None
-
-
-def looks(results: Sequence[Result]) -> list[int]:
-    """Number the look (color and shape) of each result: one per curve or method, 0 for the base."""
-    known: dict[str, int] = {}
-    found = []
-    for result in results:
-        if result["method"] == "base":
-            found.append(0)
-            continue
-        found.append(known.setdefault(result.get("line") or result["method"], len(known) % (len(SHAPES) - 1) + 1))
-    return found
 
 
 def lay_out(
@@ -146,19 +140,26 @@ def lay_out(
         lines.append((at, frame.top, at, frame.bottom))
     bound = [(x(p["unsafe_rate"]), y(p["reward"])) for p in limits]
     lines += [(*a, *b) for a, b in itertools.pairwise(bound)]
-    named = [n for n, i in enumerate(shown) if len(shown) <= LABELLED or i in best or results[i].get("chosen")]
-    words = [(results[shown[n]]["label"], 1.1 if results[shown[n]].get("chosen") else 1.0) for n in named]
+    texts = spoken(results)
+    needed = [i in best or bool(results[i].get("chosen")) for i in shown]
+    named = [n for n, i in enumerate(shown) if len(shown) <= LABELLED or needed[n]]
+    words = [(texts[shown[n]], 1.1 if results[shown[n]].get("chosen") else 1.0) for n in named]
     spots = [points[n] for n in named]
     limit = "" if optimum is None else f"optimum, KL ≤ {optimum['kl']:.3g}"
     if bound:
         words.append((limit, 0.95))
         spots.append(bound[-1])
-    labels = _labels(spots, words, frame, bars, lines, font, letter)
-    placed = dict(zip(named, labels[: len(named)], strict=True))
+    # In a crowd a name that would lie on others is left out; a legend, the table and the pointer still give it.
+    keep = [len(shown) <= CROWDED or needed[n] for n in named] + [True] * (len(spots) - len(named))
+    others = [spot for n, spot in enumerate(points) if n not in set(named)]
+    labels = _labels(spots, words, frame, bars, lines, font, letter, keep, others)
+    placed = dict(zip(named, labels, strict=False))
+    end = labels[-1] if bound else None
     marks = [
         Mark(
             index=i,
             label=results[i]["label"],
+            text=texts[i],
             x=points[n][0],
             y=points[n][1],
             left=spans[n][0][0],
@@ -189,27 +190,9 @@ def lay_out(
         target=at,
         target_text="" if target is None else f"target {100 * target:.3g}%",
         hidden=len(results) - len(shown),
-        bound=Bound(limit, _pieces(limits, bound), _band(limits, x, y), labels[-1]) if bound else None,
+        unnamed=sum(mark.placed is None for mark in marks),
+        bound=None if end is None else Bound(limit, _pieces(limits, bound), _band(limits, x, y), end),
     )
-
-
-def outline(shape: str, x: float, y: float, radius: float) -> str:
-    """SVG path of a mark of about the same area whatever its shape."""
-    if shape == "circle":
-        arc = f"a{radius:.2f},{radius:.2f} 0 1 0"
-        return f"M{x - radius:.2f},{y:.2f}{arc} {2 * radius:.2f},0{arc} {-2 * radius:.2f},0z"
-    corners, turn, size = {
-        "square": (4, 45, 1.22),
-        "diamond": (4, 0, 1.25),
-        "up": (3, -90, 1.36),
-        "down": (3, 90, 1.36),
-        "left": (3, 180, 1.36),
-        "hexagon": (6, 0, 1.1),
-        "pentagon": (5, -90, 1.16),
-    }[shape]
-    angles = [math.radians(turn + 360 * k / corners) for k in range(corners)]
-    spots = [f"{x + size * radius * math.cos(a):.1f},{y + size * radius * math.sin(a):.1f}" for a in angles]
-    return f"M{'L'.join(spots)}z"
 
 
 def _x_scale(metrics: Sequence[Mapping[str, Any]], target: float | None, frame: Box) -> Scale:
@@ -273,9 +256,11 @@ def _labels(
     lines: Sequence[Segment],
     font: float,
     letter: float,
-) -> list[Placed]:
+    keep: Sequence[bool],
+    others: Sequence[tuple[float, float]],
+) -> list[Placed | None]:
     sizes = [(letter * font * len(text) * factor, 1.2 * font) for text, factor in words]
-    return place(points, sizes, frame=frame, bars=bars, lines=lines, radius=0.62 * font)
+    return place(points, sizes, frame=frame, bars=bars, lines=lines, others=others, keep=keep, radius=0.62 * font)
 
 
 def _within(points: Sequence[Mapping[str, Any]], high: float) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 SWEEPS = 8
 DIRECTIONS = ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
 DISTANCES = (11.0, 19.0, 30.0, 44.0, 60.0)
+TOLERATED = 12.0  # square pixels that a label may share with others: a corner
 
 
 class Box(NamedTuple):
@@ -51,34 +52,64 @@ def place(
     frame: Box,
     bars: Sequence[Segment] = (),
     lines: Sequence[Segment] = (),
+    others: Sequence[tuple[float, float]] = (),
+    keep: Sequence[bool] | None = None,
     radius: float = 8.0,
-) -> list[Placed]:
+) -> list[Placed | None]:
     """Place one label of the given (width, height) beside each point, as close as the others let it.
 
-    Labels avoid each other, the points, `bars` (error bars) and `lines` (curves), and stay inside `frame`. Every label
-    takes the cheapest of its candidate places in turn, until no one moves.
+    Labels avoid each other, the points and those of `others`, which have no label, `bars` (error bars) and `lines`
+    (curves), and stay inside `frame`. Every label takes the cheapest of its candidate places in turn, until no one
+    moves. A label that then still lies on another one, on a point or on the frame's edge, or whose leader crosses a
+    point, is None where `keep` (by default all) does not ask for it.
     """
+    marks = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in (*points, *others)]
     options = [_candidates(point, size, radius=radius) for point, size in zip(points, sizes, strict=True)]
     fixed = [
-        [reach + _obstacles(box, own, points, frame, bars, lines, radius) for box, reach in boxes]
+        [reach + _obstacles(box, own, points, marks, frame, bars, lines, radius) for box, reach in boxes]
         for own, boxes in enumerate(options)
     ]
-    taken = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
+    present = list(range(len(points)))
+    while True:
+        taken = _settle(present, options, fixed)
+        worst, dropped = 0.0, None
+        for own in present:
+            if keep is None or keep[own]:
+                continue
+            box = options[own][taken[own]][0]
+            clash = sum(box.overlap(options[i][taken[i]][0]) for i in present if i != own)
+            clash += _on_points(box, own, points, marks, radius) + 0.5 * box.outside(frame)
+            if clash > max(worst, TOLERATED):
+                worst, dropped = clash, own
+        if dropped is None:
+            break
+        present.remove(dropped)
+    found: list[Placed | None] = [None] * len(points)
+    for own in present:
+        box = options[own][taken[own]][0]
+        found[own] = Placed(box, _leader(points[own], box, radius=radius))
+    return found
+
+
+def _settle(
+    present: Sequence[int], options: Sequence[Sequence[tuple[Box, float]]], fixed: Sequence[Sequence[float]]
+) -> dict[int, int]:
+    """Choose a candidate for every label that is present: {label: its candidate}."""
+    taken = {own: min(range(len(fixed[own])), key=fixed[own].__getitem__) for own in present}
     for _ in range(SWEEPS):
         moved = False
-        for own, boxes in enumerate(options):
-            others = [options[i][taken[i]][0].grown(2.0) for i in range(len(options)) if i != own]
+        for own in present:
+            near = [options[i][taken[i]][0].grown(2.0) for i in present if i != own]
             costs = [
-                cost + 6.0 * sum(box.overlap(other) for other in others)
-                for (box, _), cost in zip(boxes, fixed[own], strict=True)
+                cost + 6.0 * sum(box.overlap(other) for other in near)
+                for (box, _), cost in zip(options[own], fixed[own], strict=True)
             ]
             best = min(range(len(costs)), key=costs.__getitem__)
             moved |= best != taken[own]
             taken[own] = best
         if not moved:
             break
-    chosen = [boxes[i][0] for boxes, i in zip(options, taken, strict=True)]
-    return [Placed(box, _leader(point, box, radius=radius)) for point, box in zip(points, chosen, strict=True)]
+    return taken
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float], *, radius: float) -> list[tuple[Box, float]]:
@@ -98,17 +129,25 @@ def _obstacles(
     box: Box,
     own: int,
     points: Sequence[tuple[float, float]],
+    marks: Sequence[Box],
     frame: Box,
     bars: Sequence[Segment],
     lines: Sequence[Segment],
     radius: float,
 ) -> float:
-    cost = 40.0 * box.outside(frame)
-    for i, (x, y) in enumerate(points):
-        if i != own:
-            cost += 5.0 * box.overlap(Box(x - radius, y - radius, x + radius, y + radius))
+    cost = 40.0 * box.outside(frame) + 5.0 * _on_points(box, own, points, marks, radius)
     cost += sum(1.6 * _crossing(box, bar) for bar in bars)
     return cost + sum(2.4 * _crossing(box, line) for line in lines)
+
+
+def _on_points(box: Box, own: int, points: Sequence[tuple[float, float]], marks: Sequence[Box], radius: float) -> float:
+    """By how much a label and its leader cover points that are not its own."""
+    leader = _leader(points[own], box, radius=radius)
+    cost = 0.0
+    for i, mark in enumerate(marks):
+        if i != own:
+            cost += box.overlap(mark) + (0.0 if leader is None else 3.0 * _crossing(mark, leader))
+    return cost
 
 
 def _crossing(box: Box, segment: Segment) -> float:

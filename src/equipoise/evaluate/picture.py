@@ -13,8 +13,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from equipoise.evaluate.chart import Bound, Chart, Mark, lay_out
+from equipoise.evaluate.looks import Entry, legend
 
 COLORS = ("#5b6570", "#0b62b0", "#b8430b", "#08734f", "#7a45a8", "#a8246c", "#6d6200", "#0a7480")
+"""Those of the looks 0 to 7; look 8 has the color of look 1, and so on."""
 INK, MUTED, GRID, KEEP = "#16191d", "#5b6570", "#e4e7eb", "#e9f4ee"
 MARKERS = {
     "circle": "o",
@@ -25,8 +27,13 @@ MARKERS = {
     "hexagon": "h",
     "pentagon": "p",
     "left": "<",
+    "right": ">",
+    "plus": "P",
+    "star": "*",
+    "cross": "X",
 }
 WIDTH, HEIGHT, HEAD, DPI = 1040, 640, 62, 200
+LINE, LETTER, CAPITAL = 20, 6.7, 9.0  # of a legend: height of a line, widths of letters
 
 
 def draw(
@@ -38,27 +45,51 @@ def draw(
     optimum: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Draw the frontier of `results`, with the optimum of results.json where there is one, and return the PNG."""
+    entries = _legend_places(legend(results))
+    head = max([HEAD, *(y + 16 for _, _, y in entries)])
+    height = HEIGHT + head - HEAD
     chart = lay_out(
-        results, width=WIDTH, height=HEIGHT, font=13, target=target, optimum=optimum, head=HEAD, letter=0.62
+        results, width=WIDTH, height=height, font=13, target=target, optimum=optimum, head=head, letter=0.62
     )
-    figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=DPI, facecolor="white")
+    figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, WIDTH)
-    axes.set_ylim(HEIGHT, 0)
+    axes.set_ylim(height, 0)
     axes.axis("off")
     axes.text(chart.frame.left, 30, title, fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False)
     axes.text(chart.frame.left, 54, subtitle, fontsize=9, color=MUTED, va="center", parse_math=False)
+    for entry, x, y in entries:
+        color = _color(entry.look)
+        axes.plot(x, y, marker=MARKERS[entry.shape], ms=7, mfc=color, mec=color, mew=1.2)
+        axes.text(x + 11, y, entry.name, fontsize=8.8, color=INK, ha="left", va="center", parse_math=False)
     _backdrop(axes, chart)
     if chart.bound is not None:
         _bound(axes, chart.bound)
     for look, _, points in chart.curves:
-        axes.plot(*zip(*points, strict=True), color=COLORS[look], lw=1.6, alpha=0.75, zorder=3)
+        axes.plot(*zip(*points, strict=True), color=_color(look), lw=1.6, alpha=0.75, zorder=3)
     for mark in chart.marks:
         _mark(axes, mark)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": "equipoise"})
     return content.getvalue()
+
+
+def _color(look: int) -> str:
+    return COLORS[look] if look < len(COLORS) else COLORS[look - len(COLORS) + 1]
+
+
+def _legend_places(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
+    """Put a legend's entries side by side under the subtitle, in as many lines as they need: (entry, x, y)."""
+    left, x, y = 66.0, 66.0, 80.0
+    found = []
+    for entry in entries:
+        wide = 34 + sum(CAPITAL if letter.isupper() else LETTER for letter in entry.name)
+        if x + wide > WIDTH and x > left:
+            x, y = left, y + LINE
+        found.append((entry, x, y))
+        x += wide
+    return found
 
 
 def _backdrop(axes: Axes, chart: Chart) -> None:
@@ -99,7 +130,7 @@ def _bound(axes: Axes, bound: Bound) -> None:
 
 
 def _mark(axes: Axes, mark: Mark) -> None:
-    color = COLORS[mark.look]
+    color = _color(mark.look)
     axes.plot([mark.left, mark.right], [mark.y] * 2, color=color, lw=1.3, alpha=0.55, zorder=4)
     axes.plot([mark.x] * 2, [mark.top, mark.bottom], color=color, lw=1.3, alpha=0.55, zorder=4)
     if mark.chosen:
@@ -115,9 +146,9 @@ def _mark(axes: Axes, mark: Mark) -> None:
     middle = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
     axes.text(
         *middle,
-        mark.label,
+        mark.text,
         fontsize=8.8,
-        color=INK,
+        color=INK if mark.text == mark.label else color,
         ha="center",
         va="center",
         fontweight="bold" if mark.chosen else "normal",

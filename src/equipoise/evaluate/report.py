@@ -11,12 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from equipoise.errors import DataError
 from equipoise.evaluate import picture
-from equipoise.evaluate.chart import SHAPES, lay_out, looks, outline
+from equipoise.evaluate.chart import lay_out
+from equipoise.evaluate.choice import BASELINE, PER_TOKEN
+from equipoise.evaluate.dials import dials, models_of, seeds_of, side_effects, unscored_of
 from equipoise.evaluate.frontier import non_dominated, require_choice
+from equipoise.evaluate.looks import CROWDED, SHAPES, legend, looks, outline
 from equipoise.evaluate.results import read_results, replace_file, write_results
 from equipoise.evaluate.words import (
+    UNKNOWN,
     Column,
+    choice_columns,
     columns_of,
+    figure,
     interval,
     number,
     percent,
@@ -75,10 +81,13 @@ def write_page(
             (name, lay_out(shown, width=width, height=height, font=font, target=target, optimum=optimum))
             for name, width, height, font in SIZES
         ],
+        legend=legend(shown),
         columns=columns_of(shown),
         optimum=optimum,
+        control=_control(results.get("controllability"), shown),
         rows=_rows(shown),
         categories=_categories(shown),
+        choices=_choices(shown),
         samples=_samples(samples),
         facts=_facts(shown, results),
         common=_common(shown),
@@ -122,6 +131,28 @@ def automatic_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{unscored:,} scores are missing (no verdict was given); they are left out, never counted as safe."
         )
     return notes
+
+
+def _control(section: Mapping[str, Any] | None, results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    if section is None:
+        return None
+    models = models_of(section, results)
+    plots = dials(section, models)
+    levels = {
+        metric["level"]
+        for model in section["models"]
+        for one in model["objectives"].values()
+        for metric in one["achieved"].values()
+    }
+    return {
+        "models": models,
+        "dials": plots,
+        "sides": side_effects(section, models),
+        "with_plain": any(dot.plain for plot in plots for dot in plot.dots),
+        "level": " and ".join(percent(level) for level in sorted(levels)),
+        "seeds": seeds_of(section),
+        "unscored": unscored_of(section),
+    }
 
 
 def _rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -169,16 +200,49 @@ def _span(results: Sequence[Mapping[str, Any]], column: Column) -> tuple[float, 
     return (low, high) if high > low else (0.0, 1.0)
 
 
-def _categories(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _categories(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Unsafe rates by category and model, whatever there is more of downwards: a page scrolls that way."""
     prefix = "unsafe_rate/"
     names = sorted({name for result in results for name in result["metrics"] if name.startswith(prefix)})
-    return [
-        {
-            "name": name.removeprefix(prefix).replace("_", " "),
-            "cells": [result["metrics"].get(name) for result in results],
-        }
-        for name in names
-    ]
+    if not names:
+        return None
+    models = [(result["label"], bool(result.get("chosen"))) for result in results]
+    kinds = [(name.removeprefix(prefix).replace("_", " "), False) for name in names]
+    cells = [[result["metrics"].get(name) for result in results] for name in names]
+    if len(models) > max(CROWDED, len(kinds)):
+        rows = zip(models, zip(*cells, strict=True), strict=True)
+        return {"corner": "Model", "heads": kinds, "rows": list(rows)}
+    return {"corner": "Category", "heads": models, "rows": list(zip(kinds, cells, strict=True))}
+
+
+def _choices(results: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Which of two answers is likelier: a row per model, and the trivial baseline once for all that share it."""
+    columns = choice_columns(results)
+    if not columns:
+        return None
+    baselines: dict[tuple[str, ...], list[str]] = {}
+    for result in results:
+        own = [result["metrics"].get(column.metric.removesuffix(PER_TOKEN) + BASELINE) for column in columns]
+        words = tuple(_baseline(metric) for metric in own)
+        if any(word != UNKNOWN for word in words):
+            baselines.setdefault(words, []).append(result["label"])
+    name = "the longer, or the shorter, answer"
+    return {
+        "columns": columns,
+        "rows": [
+            (result["label"], [figure(result["metrics"].get(column.metric), rate=True) for column in columns])
+            for result in results
+            if any(column.metric in result["metrics"] for column in columns)
+        ],
+        "baselines": [
+            (name if len(baselines) == 1 else f"{name} ({', '.join(labels)})", words)
+            for words, labels in baselines.items()
+        ],
+    }
+
+
+def _baseline(metric: Mapping[str, Any] | None) -> str:
+    return f"{figure(metric, rate=True)} {(metric or {}).get('rule', '')}".rstrip()
 
 
 def _samples(samples: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, list[dict[str, Any]]]]:

@@ -34,6 +34,7 @@ NEEDED = (
     "label",
 )
 METRIC = ("mean", "low", "high", "n", "n_prompts", "kind", "level", "unscored")
+CONTROLLED = ("correlation", "error", "achieved", "unasked", "plain", "unscored")
 POINT = ("unsafe_rate", "reward", "reward_low", "reward_high", "kl", "ess", "largest_weight", "thin")
 
 
@@ -43,11 +44,12 @@ def write_results(
     versions: Mapping[str, str],
     *,
     optimum: Mapping[str, Any] | None = None,
+    controllability: Mapping[str, Any] | None = None,
     created: str | None = None,
 ) -> None:
     """Write results.json whole or not at all; `created` is an ISO time, now when not given.
 
-    `optimum` is what `optimum_section` returns.
+    `optimum` is what `optimum_section` returns, `controllability` what `control.control_section` does.
     """
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -57,6 +59,8 @@ def write_results(
     }
     if optimum is not None:
         document["optimum"] = dict(optimum)
+    if controllability is not None:
+        document["controllability"] = dict(controllability)
     _check(document, path)
     try:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
@@ -134,11 +138,19 @@ def _check(document: Mapping[str, Any], path: Path) -> None:
         if result["split"] not in ("select", "verdict"):
             raise DataError(f"{path}: result {name!r} has split {result['split']!r}, expected 'select' or 'verdict'")
         for metric, values in result["metrics"].items():
-            lacking = [key for key in METRIC if key not in values]
-            if lacking:
-                raise DataError(f"{path}: metric {metric!r} of result {name!r} lacks {', '.join(lacking)}")
+            _check_metric(values, f"metric {metric!r} of result {name!r}", path)
     if "optimum" in document:
         _check_optimum(document["optimum"], path)
+    if "controllability" in document:
+        _check_control(document["controllability"], path)
+
+
+def _check_metric(values: Any, what: str, path: Path) -> None:
+    if not isinstance(values, Mapping):
+        raise DataError(f"{path}: {what} is {values!r}, expected the fields {', '.join(METRIC)}")
+    lacking = [key for key in METRIC if key not in values]
+    if lacking:
+        raise DataError(f"{path}: {what} lacks {', '.join(lacking)}")
 
 
 def _check_optimum(optimum: Any, path: Path) -> None:
@@ -158,3 +170,45 @@ def _check_optimum(optimum: Any, path: Path) -> None:
                 f"{path}: the unsafe rates of the optimum must rise from 0 to at most 1, got {rate} at point {number}"
             )
         before = rate
+
+
+def _check_control(section: Any, path: Path) -> None:
+    if not isinstance(section, Mapping) or not section.get("objectives") or not section.get("models"):
+        raise DataError(f"{path}: controllability needs at least one of objectives and of models")
+    for objective in section["objectives"]:
+        missing = [key for key in ("name", "low", "high", "step") if key not in objective]
+        if missing:
+            raise DataError(f"{path}: an objective of controllability lacks {', '.join(missing)}")
+    names = [objective["name"] for objective in section["objectives"]]
+    for number, model in enumerate(section["models"]):
+        label = model.get("label", f"number {number}")
+        missing = [key for key in ("label", "model", "objectives", "others") if key not in model]
+        missing += [name for name in names if name not in model.get("objectives", ())]
+        if missing:
+            raise DataError(f"{path}: the controllability of {label!r} lacks {', '.join(missing)}")
+        for name in names:
+            _check_controlled(model["objectives"][name], f"{name} of {label!r}", path)
+        for asked, levels in model["others"].items():
+            for level, metrics in levels.items():
+                _check_level(level, f"{asked} of {label!r}", path)
+                for other, values in metrics.items():
+                    _check_metric(values, f"{other} of {label!r} under {asked} {level}", path)
+
+
+def _check_controlled(figures: Mapping[str, Any], what: str, path: Path) -> None:
+    missing = [key for key in CONTROLLED if key not in figures]
+    if missing:
+        raise DataError(f"{path}: the controllability of {what} lacks {', '.join(missing)}")
+    for key in ("correlation", "error", "unasked", "plain"):
+        if figures[key] is not None:
+            _check_metric(figures[key], f"{key} of {what}", path)
+    for level, values in figures["achieved"].items():
+        _check_level(level, what, path)
+        _check_metric(values, f"level {level} of {what}", path)
+
+
+def _check_level(level: str, what: str, path: Path) -> None:
+    try:
+        float(level)
+    except ValueError as error:
+        raise DataError(f"{path}: the controllability of {what} has level {level!r}, expected a number") from error

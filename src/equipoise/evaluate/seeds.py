@@ -13,6 +13,9 @@ from equipoise.errors import DataError
 
 Result = Mapping[str, Any]
 
+BOUNDS = {"rate": (0.0, 1.0), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
+"""What no value of a kind lies beyond."""
+
 
 def over_seeds(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Join results that differ in their seed (and so in their model) alone, in order of first appearance.
@@ -38,7 +41,7 @@ def _setting(result: Result) -> str:
 def _join(group: Sequence[Result]) -> dict[str, Any]:
     first = group[0]
     shared = [name for name in first["metrics"] if all(name in result["metrics"] for result in group)]
-    joined = {name: _join_metric([result["metrics"][name] for result in group]) for name in shared}
+    joined = {name: join_metrics([result["metrics"][name] for result in group]) for name in shared}
     return {
         **first,
         "seeds": [result["seed"] for result in group],
@@ -49,21 +52,25 @@ def _join(group: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _join_metric(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add to the interval of one seed (the prompts are the same, so more seeds do not narrow it) that of the seeds.
+def join_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Join one metric of several seeds into one with `by_seed`; one that a seed could not score has no mean.
 
-    The second is Student's for the mean of as many values as there are seeds: wide for three, as it should be.
+    Add to the interval of one seed (the prompts are the same, so more seeds do not narrow it) that of the seeds:
+    the second is Student's for the mean of as many values as there are seeds: wide for three, as it should be.
     """
     means = [metric["mean"] for metric in metrics]
     first = dict(metrics[0])
+    if any(metric.get("rule") != first.get("rule") for metric in metrics):
+        del first["rule"]  # a baseline that is one thing in one seed and another in the next
     if any(mean is None for mean in means):
         return {**first, "mean": None, "low": None, "high": None, "by_seed": means}
     count, centre = len(means), sum(means) / len(means)
     spread = math.sqrt(sum((mean - centre) ** 2 for mean in means) / (count - 1))
     reach = float(student.ppf((1 + first["level"]) / 2, count - 1)) * spread / math.sqrt(count)
     low, high = _end(metrics, "low", centre, reach), _end(metrics, "high", centre, reach)
-    if first["kind"] == "rate" and low is not None and high is not None:
-        low, high = max(low, 0.0), min(high, 1.0)
+    if first["kind"] in BOUNDS and low is not None and high is not None:
+        least, most = BOUNDS[first["kind"]]
+        low, high = max(low, least), min(high, most)
     narrow = sum(metric["high"] - metric["low"] for metric in metrics) / count if low is not None else 0.0
     return {
         **first,

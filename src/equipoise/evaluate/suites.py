@@ -90,7 +90,7 @@ def _mean_metric(rows: Sequence[Row], value: Callable[[Row], float | None], *, l
     unscored = len(rows) - len(scored)
     # A kind without a single score cannot be averaged in, and leaving it out would change what the mean means.
     if {row["kind"] for row in rows} != {row["kind"] for row, _ in scored}:
-        return _nothing("mean", level=level, unscored=unscored)
+        return unknown_metric("mean", level=level, unscored=unscored)
     numbers = [number for _, number in scored]
     prompts = [row["prompt_id"] for row, _ in scored]
     found = mean(numbers, prompts, strata=[row["kind"] for row, _ in scored], level=level, seed=seed)
@@ -101,7 +101,7 @@ def _rate_metric(rows: Sequence[Row], value: Callable[[Row], bool | None], *, le
     scored = [(row, hit) for row in rows if (hit := value(row)) is not None]
     unscored = len(rows) - len(scored)
     if not scored:
-        return _nothing("rate", level=level, unscored=unscored)
+        return unknown_metric("rate", level=level, unscored=unscored)
     found = rate([hit for _, hit in scored], [row["prompt_id"] for row, _ in scored], level=level)
     return metric_of(found, unscored=unscored)
 
@@ -121,7 +121,8 @@ def metric_of(found: Estimate, *, unscored: int = 0) -> Metric:
     }
 
 
-def _nothing(kind: str, *, level: float, unscored: int) -> Metric:
+def unknown_metric(kind: str, *, level: float, unscored: int) -> Metric:
+    """Return a metric of which nothing was scored, as results.json holds it."""
     return {
         "mean": None,
         "low": None,

@@ -33,12 +33,27 @@ COLUMNS = (
 GAP = Column("gap", "Gap", "distance from the method's own optimum; 0 is there, 1 is the base", False)
 """Shown beside the others where any result has it."""
 
+CHOICES = (
+    Column("choice_helpful", "More helpful", "the more helpful of two answers is the likelier one", True),
+    Column("choice_helpful_per_token", "More helpful, per token", "the same by log-likelihood per token", True),
+    Column("choice_harmless", "Safer", "the safer of two answers is the likelier one", True),
+    Column("choice_harmless_per_token", "Safer, per token", "the same by log-likelihood per token", True),
+)
+"""Which of two answers a model finds likelier: in the page's detailed table, where any result has them."""
+
+CONTROL = Column("control", "Controllability", "levels asked for against levels achieved", False)
+
 UNKNOWN = "–"
 
 
 def columns_of(results: Sequence[Result]) -> tuple[Column, ...]:
     """Return the columns a table of these results shows."""
     return (*COLUMNS, GAP) if any(GAP.metric in result["metrics"] for result in results) else COLUMNS
+
+
+def choice_columns(results: Sequence[Result]) -> tuple[Column, ...]:
+    """Return the columns of the table of choices: those that any result has."""
+    return tuple(column for column in CHOICES if any(column.metric in result["metrics"] for result in results))
 
 
 def number(value: float | None, *, rate: bool) -> str:
@@ -57,6 +72,13 @@ def interval(metric: Mapping[str, Any] | None, *, rate: bool) -> str:
         return ""
     low, high = (number(metric[end], rate=rate).removesuffix("%") for end in ("low", "high"))
     return f"[{low}, {high}]"
+
+
+def figure(metric: Mapping[str, Any] | None, *, rate: bool) -> str:
+    """Print a mean and its interval, ``0.71 [0.66, 0.76]``; `–` where it is not known."""
+    if metric is None or metric["mean"] is None:
+        return UNKNOWN
+    return f"{number(metric['mean'], rate=rate)} {interval(metric, rate=rate)}".rstrip()
 
 
 def percent(value: float) -> str:
@@ -129,6 +151,44 @@ def table(results: Sequence[Result]) -> Table:
         cells = [_cell(result["metrics"].get(column.metric), column) for column in columns]
         shown.add_row(sign, result["label"], *cells, style="bold" if result.get("chosen") else None)
     return shown
+
+
+def control_table(section: Mapping[str, Any]) -> Table:
+    """Build the terminal's table of controllability from the section of results.json (docs/evaluation.md)."""
+    shown = Table(
+        caption="Order: rank correlation, 1 if asking for more always brings more. Error: mean distance from the level "
+        "asked for. Then the mean level where the lowest, the highest and nothing was asked for.",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown.add_column("Model", overflow="fold")
+    shown.add_column("Asked for", no_wrap=True)
+    for heading in ("Order", "Error", "Lowest", "Highest", "Nothing"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for model in section["models"]:
+        for place, objective in enumerate(section["objectives"]):
+            found = model["objectives"][objective["name"]]
+            shown.add_row(
+                "" if place else model["label"],
+                objective["name"],
+                *(_cell(found[key], CONTROL) for key in ("correlation", "error")),
+                *_ends(found["achieved"]),
+                _mean(found["plain"]),
+            )
+    return shown
+
+
+def _ends(achieved: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """The means at the lowest and the highest level that was asked for, ``1: 1.59``."""
+    levels = sorted(achieved, key=float)
+    shown = [f"{level}: {_mean(achieved[level])}" for level in levels]
+    return (shown[0], shown[-1]) if len(shown) > 1 else (shown[0] if shown else UNKNOWN, UNKNOWN)
+
+
+def _mean(metric: Mapping[str, Any] | None) -> str:
+    return UNKNOWN if metric is None else number(metric["mean"], rate=False)
 
 
 def _cell(metric: Mapping[str, Any] | None, column: Column) -> str:

@@ -51,7 +51,7 @@ class DataUse:
     @property
     def meanings(self) -> tuple[dict[str, Any], ...]:
         """What the entries say besides where they lie."""
-        return tuple(e.model_dump(mode="json", exclude={"path", "name"}) for e in self.entries)
+        return tuple(entry.meaning for entry in self.entries)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -90,7 +90,8 @@ class Step:
 
 def use(name: str, **settings: float) -> ObjectiveUse:
     """An objective with hyperparameters, checked against its signature."""
-    return ObjectiveUse(objective=name, settings=bind(objective(name), settings))
+    chosen = objective(name)
+    return ObjectiveUse(objective=chosen.name, settings=bind(chosen, settings), source=chosen.source)
 
 
 def step_settings(given: Mapping[str, Any], train_config: TrainConfig, where: str) -> tuple[ObjectiveUse, TrainConfig]:
@@ -157,6 +158,7 @@ def logps(model: Input, data: Artefact, step: Step) -> Artefact:
         attn_implementation=step.train.attn_implementation,
         tokens_per_micro_batch=2 * step.train.tokens_per_micro_batch,
         launch=step.launch,
+        load_in_4bit=step.train.load_in_4bit,
     )
     return reference(config, model=model, data=data)
 

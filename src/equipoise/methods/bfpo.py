@@ -5,6 +5,9 @@ a buffer of helpfulness pairs, all of whose answers count as safe, is added to e
 `trainable` move (the authors': down_proj), in both stages. The red-teaming variant starts from a model that is aligned
 already, on pairs of its own answers: no imitation, no buffer.
 
+Pairs that only `safer` orders serve where one answer is safe and the other is not: with alpha 1/2 the loss is the same
+whichever of the two is the more helpful (the labels are 1/2 + 1/(b1 - 1) and its negative), so the order is not needed.
+
 Deviates: where the released trainer begins the buffer anew with each epoch, here it goes on in a new order when it is
 exhausted. Freezing holds for models given as a path or as an artefact alike.
 """
@@ -35,11 +38,13 @@ class Bfpo:
 
 def bfpo(base: Input, step: Step, *, sft: Step | None = None) -> Bfpo:
     """Train `base` on `sft` and then on `step`, whose reference is the model it starts from."""
-    if step.objective.objective != "bfpo" or step.prefer != "better":
+    if step.objective.objective != "bfpo" or step.prefer not in ("better", "safer"):
         raise SettingError(
-            f"bfpo: the step needs objective bfpo and prefer better (its label is of pairs by helpfulness), got "
-            f"{step.objective.objective} and {step.prefer}"
+            f"bfpo: the step needs objective bfpo and prefer better (its label is of pairs by helpfulness) or safer, "
+            f"got {step.objective.objective} and {step.prefer}"
         )
+    if step.prefer == "safer":
+        _check_alpha(step.objective.settings["alpha"])
     start = align(base, sft) if sft is not None else None
     return Bfpo(start, align(start if start is not None else base, step, base=base))
 
@@ -54,7 +59,8 @@ def bfpo_steps(
 ) -> list[Step]:
     """Return the steps of a config: imitation (`sft`: its settings and `choose`; None: without) and BFPO.
 
-    Roles: `pairs` (by helpfulness, each answer flagged), `buffer` (by helpfulness), `chat` (answers to imitate too).
+    Roles: `pairs` (by helpfulness, each answer flagged; where its entries have axis: safer, one safe and one unsafe
+    answer each, for alpha 1/2), `buffer` (by helpfulness), `chat` (answers to imitate too).
     """
     for role in uses:
         if role not in ROLES:
@@ -65,7 +71,29 @@ def bfpo_steps(
         raise SettingError("data: chat is imitated in the sft stage, which is off: leave one of the two out")
     steps = [] if sft is None else [_imitation(uses, train, sft, launch)]
     objective = use("bfpo", **settings)
-    return [*steps, Step(uses["pairs"], objective, train, prefer="better", buffer=uses.get("buffer"), launch=launch)]
+    prefer = _order_of(uses["pairs"])
+    if prefer == "safer":
+        _check_alpha(objective.settings["alpha"])
+    return [*steps, Step(uses["pairs"], objective, train, prefer=prefer, buffer=uses.get("buffer"), launch=launch)]
+
+
+def _order_of(data: DataUse) -> Literal["better", "safer"]:
+    """What orders the pairs: helpfulness, unless the entries say `axis: safer`."""
+    axes = {entry.axis for entry in data.entries}
+    if "safer" not in axes:
+        return "better"
+    if len(axes) > 1:
+        raise SettingError("data: the entries of pairs are ordered by different axes, and bfpo takes them by one")
+    return "safer"
+
+
+def _check_alpha(alpha: float) -> None:
+    """Refuse pairs whose order by helpfulness is not known where the loss depends on it."""
+    if alpha != 0.5:
+        raise SettingError(
+            f"alpha is {alpha:g}, but the pairs are ordered by safety alone (axis: safer), and which answer is the "
+            "more helpful does not matter for alpha 0.5 only: set alpha: 0.5 or give pairs ordered by helpfulness"
+        )
 
 
 def _imitation(uses: Mapping[str, DataUse], train: TrainConfig, given: Mapping[str, Any], launch: str | None) -> Step:

@@ -69,7 +69,7 @@ def cpo_steps(
             )
         if role not in uses:
             raise SettingError(f"{name}: data '{role}' is not one of the roles under data:{nearest(str(role), uses)}")
-        asked = _for_imitation(conditions) if name == "sft" else conditions
+        asked = for_imitation(conditions) if name == "sft" else conditions
         steps.append(Step(uses[role], chosen, training, launch=launch, conditions=asked))
     first, second = steps
     for step, name, layout in ((first, "sft", "completion"), (second, "pairs", "pair")):
@@ -78,11 +78,11 @@ def cpo_steps(
     return first, second
 
 
-def _for_imitation(conditions: Conditions) -> Conditions:
+def for_imitation(conditions: Conditions) -> Conditions:
     """What CPSFT depends on: scales and what may be asked for. Weights and budgets are left out, so that runs which
     differ in these share its model."""
     plain = tuple(o.but(weight=1.0, strictness=1.0) for o in conditions.objectives)
-    return Conditions(objectives=plain, ask_for_harm=conditions.ask_for_harm)
+    return Conditions(objectives=plain, ask_for_harm=conditions.ask_for_harm, partial=conditions.partial)
 
 
 def check_rated(step: Step, entry: DataEntry, conditions: Conditions) -> None:

@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 
 from equipoise.data.files import kind_of
-from equipoise.data.relabel import NO_FLAGS, taken_as_safe
+from equipoise.data.relabel import NO_FLAGS, numbers, taken_as_safe
 from equipoise.data.sources import DataEntry, Opened, open_entry
-from equipoise.errors import SettingError
+from equipoise.errors import SettingError, nearest
 from equipoise.methods.align import Step
 from equipoise.methods.cpo import check_rated
 from equipoise.objectives import objective
@@ -56,6 +56,7 @@ def check_entry(step: Step, entry: DataEntry) -> None:
             f"{where}: {step.objective.objective} needs to know which answers are safe, which the first {len(found)} "
             f"rows do not say: {NO_FLAGS}"
         )
+    _check_columns(step, where, found)
     if layout == "pair" and not any(_order(row, step) is not None for row in found):
         raise SettingError(
             f"{where}: {step.objective.objective} needs pairs ordered by '{step.prefer}', which the first "
@@ -65,9 +66,23 @@ def check_entry(step: Step, entry: DataEntry) -> None:
         flagged = any(row.desirable is not None or any(a.safe is not None for a in row.responses) for row in found)
         if not flagged:
             raise SettingError(
-                f"{where}: kto needs a safety flag per answer (or a label), which the first {len(found)} rows lack; "
-                "name the column under map:, as in map: {safe: is_safe}"
+                f"{where}: {step.objective.objective} needs a safety flag per answer (or a label), which the first "
+                f"{len(found)} rows lack; name the column under map:, as in map: {{safe: is_safe}}"
             )
+
+
+def _check_columns(step: Step, where: str, found: list[SourceRow]) -> None:
+    """Refuse an objective that asks for numbers of the answers which the file does not give."""
+    asked = [name for name in objective(step.objective.objective).columns if name not in ("safe", "label")]
+    answers = [numbers(answer) for row in found for answer in row.responses]
+    known = {name for answer in answers for name in answer}
+    for name in asked:
+        if (
+            not {name, name.removesuffix("_score")} & known
+        ):  # where some have it, the rows that lack it are counted later
+            what = f"the number '{name}' of every answer, which the first {len(found)} rows lack"
+            hint = nearest(name, known) if known else ": they hold no numbers"
+            raise SettingError(f"{where}: {step.objective.objective} needs {what}{hint}")
 
 
 def check_buffer(step: Step, entry: DataEntry) -> None:

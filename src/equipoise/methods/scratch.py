@@ -33,7 +33,11 @@ class ScratchConfig(Config):
 
 
 def scratch_base(config: ScratchConfig, train: TrainConfig, base_dir: Path) -> Artefact:
-    """Tokenizer and random weights, then reading, then instructions; every part is a stage of its own."""
+    """Tokenizer and random weights, then reading, then instructions; every part is a stage of its own.
+
+    All parameters are trained, whatever the run trains afterwards: an adapter or a few layers cannot learn to read.
+    """
+    train = train.but(trainable=None, use_peft=False, load_in_4bit=False)
     reading = _part("pretrain", config.pretrain, train, base_dir, text=True)
     made: Artefact = fresh(
         FreshConfig(

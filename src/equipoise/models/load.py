@@ -87,11 +87,16 @@ def load_model(
     dtype: str = "float32",
     attn_implementation: str | None = "sdpa",
     trainable_adapter: bool = False,
+    load_in_4bit: bool = False,
 ) -> nn.Module:
-    """A causal LM in evaluation mode, with its adapter if it has one, and with the scoring entry."""
+    """A causal LM in evaluation mode, with its adapter if it has one, and with the scoring entry.
+
+    `load_in_4bit` quantizes the base; matrix products are then computed in `dtype`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from equipoise.models.four_bit import prepare_4bit, quantization
     from equipoise.models.scored import check_head, give_entry
 
     model_name = ModelName.parse(name)
@@ -99,16 +104,20 @@ def load_model(
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
     if dtype not in kinds:
         raise SettingError(f"dtype '{dtype}' is unknown{nearest(dtype, kinds)}")
+    extra = {"quantization_config": quantization(kinds[dtype])} if load_in_4bit else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.revision or "main",
             dtype=kinds[dtype],
             attn_implementation=attn_implementation,
+            **extra,
         )
     except (OSError, ValueError) as error:
         raise SettingError(f"no causal language model can be loaded from '{base}': {_first_line(error)}") from error
     _no_dropout(model)
+    if load_in_4bit:
+        model = prepare_4bit(model)
     give_entry(model)
     if model_name.adapter_base:
         from peft import PeftModel
@@ -155,6 +164,10 @@ def check_trainable(name: str, config: TrainConfig) -> None:
     model = ModelName.parse(name)
     if config.use_peft and config.trainable:
         raise SettingError("use_peft and trainable exclude each other: LoRA freezes the base already")
+    if config.load_in_4bit:
+        from equipoise.models.four_bit import check_4bit
+
+        check_4bit(this_process().device)
     if model.adapter_base is None:
         if config.use_peft:
             check_targets(skeleton(name), config.lora_target_modules)
@@ -193,10 +206,12 @@ def this_process() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def load_for_scoring(name: str, dtype: str, attn_implementation: str, device: torch.device) -> nn.Module:
+def load_for_scoring(
+    name: str, dtype: str, attn_implementation: str, device: torch.device, *, load_in_4bit: bool = False
+) -> nn.Module:
     """A model on its device, without gradients."""
-    model = load_model(name, dtype="bfloat16" if use_bf16(dtype, device) and device.type == "cuda" else "float32",
-                       attn_implementation=attn_implementation)  # fmt: skip
+    kind = "bfloat16" if use_bf16(dtype, device) and device.type == "cuda" else "float32"
+    model = load_model(name, dtype=kind, attn_implementation=attn_implementation, load_in_4bit=load_in_4bit)
     return model.to(device).requires_grad_(False).eval()
 
 
@@ -265,6 +280,8 @@ def check_targets(model: nn.Module, targets: str | Sequence[str]) -> None:
 
 def freeze_except(model: nn.Module, patterns: Sequence[str] | None) -> str:
     """Keep only parameters matching a pattern trainable (substring or glob); returns a one-line report."""
+    import torch
+
     parameters = list(model.named_parameters())
     if patterns:
         matched: dict[str, int] = dict.fromkeys(patterns, 0)
@@ -277,7 +294,7 @@ def freeze_except(model: nn.Module, patterns: Sequence[str] | None) -> str:
             if count == 0:
                 known = {part for name, _ in parameters for part in name.split(".") if not part.isdigit()}
                 raise SettingError(f"trainable: '{pattern}' matches no parameter{nearest(pattern, known)}")
-    total = sum(p.numel() for _, p in parameters)
+    total = sum(p.numel() * (2 if p.dtype == torch.uint8 else 1) for _, p in parameters)  # two of 4 bits in a byte
     kept = sum(p.numel() for _, p in parameters if p.requires_grad)
     # The name of an adapter and its factors stand between a module and its `weight`.
     parts = [n.partition(".lora_")[0].split(".") for n, p in parameters if p.requires_grad]

@@ -1,17 +1,20 @@
 """What a model is trained on: pure functions from log-probabilities and columns to one loss per example.
 
-`OBJECTIVES` is the table of contents. `Objective.columns` and `.hyperparameters` are read off the signature, so that a
-config is checked against the function itself before any model loads.
+`OBJECTIVES` is the table of contents; `mine.py:name` and `package.module:name` bring others. `Objective.columns` and
+`.hyperparameters` are read off the signature, so that a config is checked against the function itself before any model
+loads.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from equipoise.errors import SettingError, nearest
+from equipoise.given import is_given, load
 from equipoise.objectives.preference import dpo, ipo, kto, sft
 from equipoise.objectives.safety import bfpo, bfpo_target, modpo, safedpo
 
@@ -38,6 +41,7 @@ class Objective:
     """A loss and what the trainer must know to feed it.
 
     `target` gives the margin of log-ratios that a squared loss pulls to, from the same columns and hyperparameters.
+    `source` is the hash of the file of an objective that was given by path.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Objective:
     layout: Layout
     divisor: Divisor = "examples"
     target: Callable[..., Tensor] | None = None
+    source: str | None = None
 
     @property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -93,10 +98,78 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective(name: str) -> Objective:
-    """Look `name` up in the table; `SettingError` names the nearest one."""
+    """Look `name` up in the table, or load it: `mine.py:name`, `package.module:name`.
+
+    There it may be a function, whose layout is read off its signature, or an `Objective`. `SettingError` names the
+    nearest one.
+    """
+    if is_given(name):
+        return _given(name)
     if name not in OBJECTIVES:
         raise SettingError(f"objective '{name}' is unknown{nearest(name, OBJECTIVES)}")
     return OBJECTIVES[name]
+
+
+def _given(text: str) -> Objective:
+    found = load(text, what="objective")
+    if isinstance(found.value, Objective):
+        made = replace(found.value, name=found.name, source=found.source)
+    elif callable(found.value) and not inspect.isclass(found.value):
+        made = Objective(found.name, found.value, "pair", source=found.source)
+    else:
+        kind = "class" if inspect.isclass(found.value) else type(found.value).__name__
+        raise SettingError(f"objective '{text}' must be a function or an Objective, got a {kind}")
+    try:
+        parameters = made._parameters
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"objective '{text}': its parameters cannot be read: {error}") from error
+    _check_signature(made, parameters)
+    if not isinstance(found.value, Objective):
+        made = replace(made, layout=_layout(made, parameters["logps"]))
+    _check_feeding(made)
+    return made
+
+
+def _check_signature(made: Objective, parameters: Mapping[str, inspect.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise SettingError(f"objective '{made.name}': name its parameters instead of taking {parameter}")
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            value = parameter.default
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                got = "got none" if value is parameter.empty else f"got {value!r}"
+                raise SettingError(
+                    f"objective '{made.name}': the hyperparameter {name} needs a number as default, {got}"
+                )
+        elif parameter.default is not parameter.empty:
+            raise SettingError(
+                f"objective '{made.name}': {name} is positional, so it would be a column; put a * before it to make it "
+                "a hyperparameter"
+            )
+    if "logps" not in made.inputs:
+        raise SettingError(f"objective '{made.name}' takes no logps, the log-probabilities that are trained")
+
+
+def _layout(made: Objective, logps: inspect.Parameter) -> Layout:
+    """Rows of which layout a function takes: `label` and `kl` are of single answers, so is a Tensor of `logps`."""
+    annotation = logps.annotation if isinstance(logps.annotation, str) else inspect.formatannotation(logps.annotation)
+    kind = annotation.rpartition(".")[2].strip("'\"")
+    if "label" in made.inputs or "kl" in made.inputs:
+        if kind == "Pair":
+            raise SettingError(f"objective '{made.name}' takes pairs (logps: Pair) and label or kl of single answers")
+        return "unpaired"
+    return "completion" if kind == "Tensor" else "pair"
+
+
+def _check_feeding(made: Objective) -> None:
+    if made.layout not in get_args(Layout) or made.divisor not in get_args(Divisor):
+        name, known = ("layout", Layout) if made.layout not in get_args(Layout) else ("divisor", Divisor)
+        got = made.layout if name == "layout" else made.divisor
+        raise SettingError(f"objective '{made.name}': {name} '{got}' is unknown{nearest(str(got), get_args(known))}")
+    if made.divisor == "tokens" and made.layout == "pair":
+        raise SettingError(f"objective '{made.name}': divisor tokens counts a single answer's, not those of a pair")
+    if "kl" in made.inputs and (made.layout != "unpaired" or not made.needs_reference):
+        raise SettingError(f"objective '{made.name}': kl is a baseline of unpaired rows against ref_logps, take both")
 
 
 def bind(chosen: Objective, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +180,10 @@ def bind(chosen: Objective, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise SettingError(f"objective '{chosen.name}' takes no '{name}'{nearest(name, known)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SettingError(f"objective '{chosen.name}': {name} must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise SettingError(f"objective '{chosen.name}': {name} must be finite, got {value}")
+        if chosen.source is not None:
+            continue  # what its hyperparameters may be is its own affair
         above, most, words = _LIMITS.get(name, (-float("inf"), float("inf"), ""))
         if not above < value <= most:
             raise SettingError(f"objective '{chosen.name}': {name} must {words}, got {value}")

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from equipoise.data.conditions import Conditions
 from equipoise.errors import SettingError
 from equipoise.playground.answers import Mixture, base_answer
 from equipoise.playground.lexicon import WORLD_VERSION
 from equipoise.playground.rules import draw_rule
+from equipoise.playground.wanted import OBJECTIVES, WANTED, rated_request
 from equipoise.playground.world import KINDS, SPLITS, draw_prompt
 
 if TYPE_CHECKING:
@@ -40,10 +42,6 @@ CHAT_TEMPLATE = (
 # What the base reads: every split's topics, or the words of test prompts would mean nothing to it.
 READS = {"train": 0.46, "select": 0.18, "verdict": 0.36}
 KIND_SHARES = {"benign": 0.42, "borderline": 0.28, "harmful": 0.3}
-
-
-# Words it never reads but that methods put before a request: how much of what is wanted.
-WANTED = "< helpfulness: 0 1 2 3 4 5 > < honesty: 6 7 8 9 10 > < harmlessness: >"
 RULED = 0.2  # share of exchanges with a rule in their context, before the request or as the system's message
 
 
@@ -60,10 +58,11 @@ class BaseSize(NamedTuple):
 
 
 class Base(NamedTuple):
-    """A base: its size and the mixture of answers it speaks."""
+    """A base: its size, the mixture of answers it speaks, and how many requests name levels their answers have."""
 
     size: BaseSize = BaseSize()
     mixture: Mixture = Mixture()
+    rated: float = 0.0
 
 
 # The large one knows more, complies less by itself and is more easily loosened by pretexts.
@@ -73,6 +72,8 @@ BASES = {
         BaseSize(hidden=160, layers=5, heads=5, mlp=432, samples=120_000),
         Mixture(knows=0.85, complies=0.8, loosened=2.0),
     ),
+    # Has read preference tokens, as large models have read ratings; never with the topics of test prompts.
+    "rated": Base(rated=0.6),
 }
 
 
@@ -140,8 +141,13 @@ def exchanges(
     n: int,
     rng: random.Random,
     mixture: Mixture = Mixture(),  # noqa: B008
+    *,
+    rated: float = 0.0,
 ) -> Iterator[tuple[list[dict[str, str]], str]]:
-    """Yield `n` (messages, answer) as the base reads them; some have a rule in their context."""
+    """Yield `n` (messages, answer) as the base reads them; some have a rule in their context.
+
+    A share `rated` of the others outside the verdict split ask for levels that the answer has, by preference tokens.
+    """
     splits, kinds = (
         rng.choices(SPLITS, [READS[s] for s in SPLITS], k=n),
         rng.choices(KINDS, [KIND_SHARES[k] for k in KINDS], k=n),
@@ -152,7 +158,10 @@ def exchanges(
         if rng.random() < RULED:
             rule = draw_rule(prompt.ask, rng)
             messages = under_rule(messages, rule.text, system=rng.random() < 0.5)
-        yield messages, base_answer(prompt.ask, rng, rule=rule, mixture=mixture)
+        answer = base_answer(prompt.ask, rng, rule=rule, mixture=mixture)
+        if rated and rule is None and split != "verdict" and rng.random() < rated:
+            messages = rated_request(prompt.row(), answer, rng)
+        yield messages, answer
 
 
 def under_rule(messages: list[dict[str, str]], rule: str, *, system: bool = True) -> list[dict[str, str]]:
@@ -162,8 +171,10 @@ def under_rule(messages: list[dict[str, str]], rule: str, *, system: bool = True
     return [*messages[:-1], {"role": "user", "content": f"{rule} {messages[-1]['content']}"}]
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, n: int, rng: random.Random, mixture: Mixture) -> list[Example]:
-    pairs = list(exchanges(n, rng, mixture))
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, n: int, rng: random.Random, mixture: Mixture, rated: float
+) -> list[Example]:
+    pairs = list(exchanges(n, rng, mixture, rated=rated))
     prompts = tokenizer(
         [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m, _ in pairs],
         add_special_tokens=False,
@@ -259,6 +270,7 @@ def build_base(
     seed: int = 0,
     size: BaseSize = BaseSize(),  # noqa: B008 - a frozen tuple
     mixture: Mixture = Mixture(),  # noqa: B008
+    rated: float = 0.0,
     progress: Callable[[float], None] | None = None,
 ) -> Path:
     """Train the base and write it to `out_dir` (complete or not at all); `progress` hears the share done, 0 to 1.
@@ -276,7 +288,7 @@ def build_base(
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     rng = random.Random(f"{WORLD_VERSION}|base|{seed}")
-    batches = _batches(_encode(tokenizer, size.samples, rng, mixture), size.batch, rng)
+    batches = _batches(_encode(tokenizer, size.samples, rng, mixture, rated), size.batch, rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _new_model(tokenizer, size)
@@ -300,9 +312,12 @@ def build_base(
             "seed": seed,
             "size": size._asdict(),
             "mixture": mixture._asdict(),
+            "rated": rated,
             "loss": loss,
         }
         Path(scratch, "playground.json").write_text(json.dumps(made, indent=1) + "\n")
+        if rated:  # what it may be asked for
+            Conditions(objectives=OBJECTIVES, ask_for_harm=True).record(Path(scratch), [])
         if out.exists():
             out.rmdir()
         shutil.copytree(scratch, f"{scratch}.done")

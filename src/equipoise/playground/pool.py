@@ -112,9 +112,9 @@ def scored(answers: Artefact, base: Artefact, *, tension: float) -> list[dict[st
     return [{**row, **score, "ref_logp": float(r)} for row, score, r in zip(rows, known, ref, strict=True)]
 
 
-def logps_under(model: Artefact, answers: Artefact) -> Array:
-    """Log-probability of stored answers under a model, (N,), in nats."""
-    found = completion_logps(CompletionLogpsConfig(), model=model, completions=answers)
+def logps_under(model: Artefact, answers: Artefact, *, condition: dict[str, float] | None = None) -> Array:
+    """Log-probability of stored answers under a model (asked under a condition), (N,), in nats."""
+    found = completion_logps(CompletionLogpsConfig(condition=condition), model=model, completions=answers)
     return np.asarray(np.load(found.path / "logps.npy"), dtype=np.float64)
 
 

@@ -6,11 +6,14 @@ import json
 import shutil
 from typing import Any, Literal
 
-from equipoise.config import Config
+from pydantic import Field
+
+from equipoise.config import Config, Later
 from equipoise.playground import annotators, truth
 from equipoise.playground.base import BASES, build_base
 from equipoise.playground.lexicon import WORLD_VERSION
 from equipoise.playground.shipped import SHIPPED, unpack_base
+from equipoise.playground.wanted import tell_apart
 from equipoise.playground.world import KINDS, prompts
 from equipoise.scoring import read_jsonl, write_jsonl
 from equipoise.stages import artefact
@@ -21,7 +24,7 @@ class BaseConfig(Config):
     """Which base: one of `base.BASES`; the small one of seed 0 is the one that ships."""
 
     world: str = WORLD_VERSION
-    name: Literal["small", "large"] = "small"
+    name: Literal["small", "large", "rated"] = "small"
     seed: int = 0
 
 
@@ -39,10 +42,24 @@ def playground_base(work: Work, config: BaseConfig) -> None:
             seed=config.seed,
             size=made.size,
             mixture=made.mixture,
+            rated=made.rated,
             progress=lambda share: work.progress("base model", share, 1.0),
         )
     made = json.loads((work.path / "model" / "playground.json").read_text(encoding="utf-8"))
     work.summary.update(made)
+
+
+class WantedConfig(Config):
+    """Which random part the words of preference tokens get."""
+
+    world: str = WORLD_VERSION
+    seed: int = 0
+
+
+@stage(version=1)
+def playground_wanted(work: Work, config: WantedConfig, *, model: Input) -> None:
+    """A base whose preference words are told apart; what it answers is the same."""
+    work.summary.update(words=tell_apart(artefact(model).path / "model", work.path / "model", seed=config.seed))
 
 
 class PromptsConfig(Config):
@@ -64,12 +81,32 @@ def playground_prompts(work: Work, config: PromptsConfig) -> None:
     work.summary.update(prompts=len(rows))
 
 
+class RequestsConfig(Config):
+    """What to ask for: every prompt under every condition (levels by objective; {} asks for nothing)."""
+
+    conditions: tuple[dict[str, float], ...] = Field(min_length=1)
+
+
+@stage(version=1)
+def playground_requests(work: Work, config: RequestsConfig, *, prompts: Input) -> None:
+    """The prompts once for each condition: `prompts.jsonl`, `asked_of` being the id of the prompt without it."""
+    rows: list[dict[str, Any]] = []
+    for row in read_jsonl(artefact(prompts).path / "prompts.jsonl"):
+        for condition in config.conditions:
+            name = ",".join(f"{objective}={level:g}" for objective, level in condition.items())
+            rows.append({**row, "id": f"{row['id']}@{name}", "asked_of": row["id"], "condition": condition})
+    write_jsonl(work.path / "prompts.jsonl", rows)
+    work.summary.update(prompts=len(rows))
+
+
 class AnnotateConfig(Config):
-    """Which annotators, and by how much the two aims pull apart (see `truth.true_reward`)."""
+    """Which annotators, what they are shown, and by how much the two aims pull apart (see `truth.true_reward`)."""
 
     world: str = WORLD_VERSION
     seed: int = 0
     tension: float = truth.TENSION
+    kinds: tuple[str, ...] = Later(KINDS)  # of prompts whose answers are labelled
+    all_safe: bool = Later(False)  # of pairs, only those of which both answers were flagged safe
 
 
 @stage(version=1)
@@ -81,9 +118,13 @@ def playground_preferences(work: Work, config: AnnotateConfig, *, completions: I
         by_prompt.setdefault(row["prompt_id"], []).append(row)
     out = []
     for answers in by_prompt.values():
+        if answers[0]["kind"] not in config.kinds:
+            continue
         for first, second in zip(answers[::2], answers[1::2], strict=False):
             prompt = {"id": first["prompt_id"], **{k: first[k] for k in ("prompt", "kind", "category")}}
             said = annotators.annotate(prompt, first["text"], second["text"], seed=config.seed, tension=config.tension)
+            if config.all_safe and not all(response.safe for response in said.responses):
+                continue
             out.append(
                 {
                     "prompt": first["prompt"],
@@ -108,6 +149,8 @@ def playground_ratings(work: Work, config: AnnotateConfig, *, completions: Input
     rated: dict[str, dict[str, Any]] = {}
     waiting: dict[str, dict[str, Any]] = {}
     for row in read_jsonl(artefact(completions).path / "completions.jsonl"):
+        if row["kind"] not in config.kinds:
+            continue
         first = waiting.pop(row["prompt_id"], None)
         if first is None:
             waiting[row["prompt_id"]] = row

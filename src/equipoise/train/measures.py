@@ -72,12 +72,13 @@ class Measures:
             # In nats against the start of training, whatever the objective's scale.
             self._sum("displacement/chosen", ratio.chosen)
             self._sum("displacement/rejected", ratio.rejected)
-        elif "label" in given:
+        elif "label" in given and reference is not None:
             change = logps.detach() - reference
             for name, mask in (("desirable", given["label"]), ("undesirable", ~given["label"])):
                 self._sum(f"rewards/{name}", self._beta * change, mask)
                 self._sum(f"displacement/{name}", change, mask)
-            self._sum("kl", given["kl"].reshape(1))
+            if "kl" in given:
+                self._sum("kl", given["kl"].reshape(1))
         else:
             self._sum("logps/completion", logps)
 

@@ -20,7 +20,7 @@ def out_of_reach(chosen: Objective, settings: Mapping[str, float], rows: Rows) -
     A log-ratio is at most -log pi_ref of the answer: a 20-nat answer cannot rise by 50, so a larger margin can only
     come from crushing the other one.
     """
-    if chosen.target is None or rows.reference is None:
+    if chosen.target is None or rows.reference is None or "tau" not in settings:
         return None
     everything, cpu = range(len(rows.table)), torch.device("cpu")
     target = chosen.target(*(rows.column(name, everything, cpu) for name in chosen.columns), **settings).numpy()

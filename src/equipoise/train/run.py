@@ -20,6 +20,7 @@ from equipoise.data.collate import Layout
 from equipoise.data.plan import Plan
 from equipoise.data.tokens import TokenTable
 from equipoise.errors import SettingError
+from equipoise.models.four_bit import BASE
 from equipoise.models.load import (
     ModelName,
     add_lora,
@@ -33,7 +34,9 @@ from equipoise.models.load import (
 )
 from equipoise.models.scored import choose_layout
 from equipoise.objectives import bind, objective
+from equipoise.objectives.check import try_out
 from equipoise.store import Work, write_json
+from equipoise.train.memory import GiveBack
 from equipoise.train.offline import (
     MarkComplete,
     MetricsFile,
@@ -87,7 +90,11 @@ def prepare_model(model_name: str, config: TrainConfig, device: torch.device, bf
     # A frozen base may live in bf16; weights that are updated stay in float32 under autocast.
     dtype = "bfloat16" if config.use_peft and bf16 and device.type == "cuda" else "float32"
     model = load_model(
-        model_name, dtype=dtype, attn_implementation=config.attn_implementation, trainable_adapter=is_adapter
+        model_name,
+        dtype=dtype,
+        attn_implementation=config.attn_implementation,
+        trainable_adapter=is_adapter,
+        load_in_4bit=config.load_in_4bit,
     )
     if config.use_peft and not is_adapter:
         model = add_lora(
@@ -139,7 +146,14 @@ def run_training(
             shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
         return
     chosen = objective(use.objective)
+    if chosen.source != use.source:
+        raise SettingError(
+            f"objective '{use.objective}' was edited since this run began (source {use.source}, now {chosen.source}): "
+            "run the same command again"
+        )
     settings = bind(chosen, use.settings)
+    if chosen.source is not None:
+        try_out(chosen, settings)
     table = TokenTable(data.rows)
     with state.main_process_first():
         checkpoint = newest_checkpoint(work.path / "checkpoints") if (work.path / "checkpoints").is_dir() else None
@@ -181,6 +195,7 @@ def run_training(
             Progress(work),
             MarkComplete(),
             MetricsFile(work.path / "metrics.jsonl"),
+            GiveBack(),
         ],
     )
     trainer.add_callback(StartCheck(trainer._eq_loss_of_equal_models(), _START_TOLERANCE[bf16]))
@@ -210,6 +225,7 @@ def run_training(
                 "bf16": bf16,
                 "shared_prompts": layout.shared,
                 "trained": report,
+                **({"base": BASE} if config.load_in_4bit else {}),
             },
         )
         shutil.rmtree(work.path / "checkpoints", ignore_errors=True)
