@@ -16,7 +16,7 @@ from equipoise.types import Pair
 
 
 def length_dpo(logps: Pair, ref_logps: Pair, lengths: Pair, *, beta: float = 0.1, alpha: float = 0.01) -> Tensor:
-    """DPO that does not learn length: the longer the chosen answer than the rejected one, the less margin it is to gain.
+    """DPO that does not learn length: the longer the chosen answer than the rejected one, the less margin it gains.
 
     Park et al. 2024, arXiv:2403.19159 (R-DPO): alpha is the price of a token in units of the reward.
     """

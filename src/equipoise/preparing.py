@@ -73,7 +73,8 @@ def write_prepared(
     write_dropped(work.path / "dropped.jsonl", dropped)
     relabel.enforce(dropped, total=total, max_dropped=config.max_dropped, name=config.name)
     if not encoded:
-        raise DataError(f"{config.name}: no row is left of {total} in {', '.join(config.paths)}")
+        counts = ", ".join(f"{count} {reason}" for reason, count in relabel.count_reasons(dropped).items())
+        raise DataError(f"{config.name}: no row is left of {total} in {', '.join(config.paths)} ({counts})")
     if config.mismatched:
         encoded = with_mismatched(encoded, config.seed)
     TokenTable.write(work.path, encoded, _columns(kept, config))

@@ -370,7 +370,8 @@ def _log_to(path: Path) -> Iterator[None]:
     try:
         yield
     except EquipoiseError as error:
-        logger.error("%s", error)
+        # To the file alone: whoever catches it says it on the terminal.
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (error,), None))
         raise
     finally:
         package.removeHandler(handler)
