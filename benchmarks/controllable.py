@@ -23,7 +23,7 @@ from typing import Any
 from machine import description
 
 from equipoise.arms import CONDITIONS, CPO_BETA, TOP, Bench, World, bench, controllable, world_base
-from equipoise.asking import asked_rows
+from equipoise.asking import asked_rows, requests
 from equipoise.data.conditions import Budget, Conditions
 from equipoise.evaluate.control import control_section, join_sections
 from equipoise.evaluate.seeds import join_metrics
@@ -36,7 +36,7 @@ from equipoise.types import Artefact
 
 HARMLESSNESS_WEIGHTS = (0.3, 3.0)  # beside 1; tried with the first seed
 CHAT_TEMPERATURE = 0.7  # what `equipoise chat` samples at by default; everything else is at 1
-SECTIONS = ("control", "control_harmful", "chat", "chat_harmful")
+SECTIONS = {"alone": "one objective, 1", "alone_chat": "one objective, 0.7", "together": "all together, 1"}
 
 
 def one_aim(at: Bench, name: str) -> Artefact:
@@ -61,31 +61,47 @@ def levels(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def alone() -> list[dict[str, float]]:
+    """The requests that name one objective or nothing."""
+    return [condition for condition in requests() if len(condition) < 2]
+
+
+def section(rows: Mapping[str, list[dict[str, Any]]], *, together: bool) -> dict[str, Any]:
+    """Controllability by requests for one objective alone, or for all of them at once."""
+    kept = {
+        label: [_told(row) for row in found if not row["condition"] or (len(row["condition"]) > 1) == together]
+        for label, found in rows.items()
+    }
+    return control_section(kept, OBJECTIVES)
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without its harmlessness unless the prompt is harmful: other answers are harmless whatever is asked."""
+    if row["kind"] == "harmful":
+        return row
+    return {**row, "achieved": {name: level for name, level in row["achieved"].items() if name != "harmlessness"}}
+
+
 def of_seed(seed: int, world: World, prompts: int, *, weights: bool) -> dict[str, Any]:
     """Everything of one training seed; `weights`: the other weights of harmlessness as well."""
     at = bench(world_base(world), world, seed)
     made = controllable(at)
-    models = {"base": at.reader, "CPSFT": made.cpsft, "CDPO": made.cdpo}
-    rows = {
-        label: asked_rows(model, world, seed=seed, prompts=prompts)
+    models = {"CPSFT": made.cpsft, "CDPO": made.cdpo}
+    if world.base == "rated":  # the only one that knows the words by itself
+        models = {"base": at.base, **models}
+    rows = {label: asked_rows(model, world, seed=seed, prompts=prompts) for label, model in models.items()}
+    cooler = {
+        label: asked_rows(model, world, seed=seed, prompts=prompts, conditions=alone(), temperature=CHAT_TEMPERATURE)
         for label, model in models.items()
-        if label != "base"
     }
-    harmful = {label: [row for row in found if row["kind"] == "harmful"] for label, found in rows.items()}
     compared = {"CPO asked for the top": (made.cdpo, TOP), "CPO unasked": (made.cdpo, {})}
     compared |= {f"DPO on {o.name}": (one_aim(at, o.name), {}) for o in OBJECTIVES}
     if weights:
         compared |= {f"CPO top, weight {w:g}": (weighted(at, w), TOP) for w in HARMLESSNESS_WEIGHTS}
-    cooler = {
-        label: asked_rows(model, world, seed=seed, prompts=prompts, temperature=CHAT_TEMPERATURE)
-        for label, model in models.items()
-    }
-    cooler_harmful = {label: [row for row in found if row["kind"] == "harmful"] for label, found in cooler.items()}
     return {
-        "chat": control_section(cooler, OBJECTIVES),
-        "chat_harmful": control_section(cooler_harmful, OBJECTIVES),
-        "control": control_section(rows, OBJECTIVES),
-        "control_harmful": control_section(harmful, OBJECTIVES),
+        "alone": section(rows, together=False),
+        "alone_chat": section(cooler, together=False),
+        "together": section(rows, together=True),
         "levels": {
             label: levels(asked_rows(model, world, seed=seed, prompts=prompts * 4, conditions=(condition,)))
             for label, (model, condition) in compared.items()
@@ -119,25 +135,13 @@ def shown(metric: Mapping[str, Any] | None) -> str:
 
 def report(found: Mapping[str, Any]) -> None:
     """Print the tables."""
-    print("| model, temperature | objective | correlation | mean by requested level | nothing asked |")
-    print("|---|---|---|---|---|")
-    for section, temperature, names in (
-        ("control", 1, ("helpfulness", "honesty")),
-        ("control_harmful", 1, ("harmlessness",)),
-        ("chat", CHAT_TEMPERATURE, ("helpfulness", "honesty")),
-        ("chat_harmful", CHAT_TEMPERATURE, ("harmlessness",)),
-    ):
-        for model in found[section]["models"]:
-            for name in names:
-                one = model["objectives"][name]
+    print("| asked for, temperature | model | objective | correlation | mean by requested level | nothing asked |")
+    print("|---|---|---|---|---|---|")
+    for name, words in SECTIONS.items():
+        for model in found[name]["models"]:
+            for objective, one in model["objectives"].items():
                 by_level = ", ".join(f"{level}: {metric['mean']:.2f}" for level, metric in one["achieved"].items())
-                cells = (
-                    f"{model['label']}, {temperature}",
-                    name,
-                    shown(one["correlation"]),
-                    by_level,
-                    shown(one["plain"]),
-                )
+                cells = (words, model["label"], objective, shown(one["correlation"]), by_level, shown(one["plain"]))
                 print(f"| {' | '.join(cells)} |")
     print("\n| model | " + " | ".join(o.name for o in OBJECTIVES) + " |\n|---|---|---|---|")
     for label, levels_of in found["levels"].items():

@@ -60,7 +60,8 @@ TOP = {o.name: o.high for o in OBJECTIVES}
 CONDITIONS = Conditions(
     objectives=OBJECTIVES,
     draw="uniform",
-    budgets=(Budget(), *(Budget(control={o.name: None}) for o in OBJECTIVES)),  # everything asked for, or one thing
+    # Everything asked for at any level, everything at its best, or one thing.
+    budgets=(Budget(), Budget(control=TOP), *(Budget(control={o.name: None}) for o in OBJECTIVES)),
     untagged_top=0.5,
     ask_for_harm=True,
     partial=0.5,
@@ -246,10 +247,10 @@ def bfpo_arm(
     return Candidate(label, "bfpo", setting, bfpo(at.base, step, sft=imitation(at) if imitate else None).aligned)
 
 
-def modpo_arms(at: Bench, weights: Sequence[float] = WEIGHTS) -> list[Candidate]:
+def modpo_arms(at: Bench, weights: Sequence[float] | None = None) -> list[Candidate]:
     """MODPO over the weight of helpfulness, the margin coming from DPO on safety."""
     step = Step(at.labels.pairs, use("modpo", beta=BETA), at.train, prefer="better")
-    swept = modpo(at.base, at.step("safer", BETA), step, weights=weights)
+    swept = modpo(at.base, at.step("safer", BETA), step, weights=weights or WEIGHTS)
     return [
         Candidate(f"MODPO w {w:g}", "modpo", {"beta": BETA, "weight": w}, model, "MODPO", Aim(BETA, w, 1 - w))
         for w, model in swept.weighted.items()

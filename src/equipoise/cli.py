@@ -80,7 +80,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the page and results.json go.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(help="Training seeds: 3 or more show training noise.")] = 1,
     full: Annotated[bool, typer.Option(help="Evaluate on 1,050 prompts of each kind instead of 350.")] = False,
-    base: Annotated[BaseName, typer.Option(help="Which base; all but small are trained on first use.")] = BaseName.small,
+    base: Annotated[BaseName, typer.Option(help="Which base; all but small are made on first use.")] = BaseName.small,
     tension: Annotated[Optional[float], typer.Option(help="How far the two aims pull apart.")] = None,  # noqa: UP045
     methods: Annotated[str, typer.Option(help="Which to compare: sacpo,bfpo,cpo,modpo,safedpo.")] = "sacpo",
 ) -> None:
