@@ -64,7 +64,7 @@ def run(seeds: Sequence[int], world: World, counts: dict[str, int]) -> list[dict
     results: list[dict[str, Any]] = []
     for seed in seeds:
         models = arms(bench(world_base(world), world, seed))
-        found = demo.evaluate(models, world, seed=seed, counts={"verdict": counts})
+        found = demo.evaluate(models, world, seed=seed, counts={"verdict": counts}, choice_prompts=200)
         pool = demo.pool_of(models, world, seed=seed)
         known = {model.label: part for model, part in demo.gaps(pool, models, seed=seed)}
         results += [demo.with_gap(result, known) for result in found.results]

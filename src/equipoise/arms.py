@@ -67,6 +67,7 @@ CONDITIONS = Conditions(
     partial=0.5,
 )
 CPO_BETA = 0.5
+QUICK_PAIRS = 1500  # of each budget in the demo; the benchmark takes all there are
 CPSFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 2, "global_batch_size": 32}
 ASKED = {"harmful": 2000, "borderline": 1250, "benign": 1250}
 
@@ -265,7 +266,8 @@ def safedpo_arms(at: Bench) -> list[Candidate]:
 
 def cpo_arms(at: Bench) -> list[Candidate]:
     """The controllable model asked for the best of everything, and for nothing."""
-    model = controllable(at).cdpo
+    quick = CONDITIONS.but(budgets=tuple(budget.but(pairs=QUICK_PAIRS) for budget in CONDITIONS.budgets))
+    model = controllable(at, quick).cdpo
     setting = {"beta": CPO_BETA}
     return [
         Candidate("CPO asked for the top", "cpo", {**setting, "asked": "top"}, model, condition=TOP),

@@ -252,3 +252,11 @@ def test_bad_settings_are_refused_in_a_sentence():
         decide(rate([0, 1], ["a", "b"]), target=2)
     with pytest.raises(SettingError, match="with a rate, got a mean"):
         decide(mean([0.0, 1.0], ["a", "b"]), target=0.1)
+
+
+def test_an_interval_does_not_depend_on_the_unit_however_small():
+    values, prompts = [1.0, 2.0, 4.0, 4.0, 7.0], list("abcde")
+    usual = mean(values, prompts)
+    tiny = mean([value * 1e-97 for value in values], prompts)
+    assert tiny.low / 1e-97 == pytest.approx(usual.low, rel=1e-9)
+    assert tiny.high / 1e-97 == pytest.approx(usual.high, rel=1e-9)

@@ -269,10 +269,12 @@ def _tails(shifts: Sequence[Array], level: float) -> tuple[float, float]:
     For a mean, bias correction and acceleration of BCa are the same number: a sixth of the skewness of the shifts. The
     normal quantiles become Student's, with Satterthwaite's degrees of freedom where there are several strata.
     """
+    largest = max(float(np.abs(shift).max(initial=0.0)) for shift in shifts)
+    if largest == 0:
+        return (1 - level) / 2, (1 + level) / 2
+    shifts = [shift / largest for shift in shifts]  # squares of tiny ones would be 0
     spread = np.array([float(np.square(shift).sum()) for shift in shifts])
     total = float(spread.sum())
-    if total == 0:
-        return (1 - level) / 2, (1 + level) / 2
     freedom = total**2 / sum(v**2 / (len(shift) - 1) for v, shift in zip(spread.tolist(), shifts, strict=True))
     skew = sum(float((shift**3).sum()) for shift in shifts) / (6 * total**1.5)
     skew = min(SKEWEST, max(-SKEWEST, skew))
