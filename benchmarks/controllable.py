@@ -22,7 +22,7 @@ from typing import Any
 
 from machine import description
 
-from equipoise.arms import CONDITIONS, CPO_BETA, TOP, Bench, World, bench, controllable, world_base
+from equipoise.arms import CONDITIONS, TOP, Bench, World, bench, controllable, world_base
 from equipoise.asking import asked_rows, requests
 from equipoise.data.conditions import Budget, Conditions
 from equipoise.evaluate.control import control_section, join_sections
@@ -43,7 +43,9 @@ def one_aim(at: Bench, name: str) -> Artefact:
     """DPO on the ratings of one objective, nothing being asked for."""
     (objective,) = (o for o in OBJECTIVES if o.name == name)
     plain = Conditions(objectives=(objective,), budgets=(Budget(control={}),), ask_for_harm=True)
-    return align(at.base, Step(at.labels.rated, use("dpo", beta=CPO_BETA), at.train, conditions=plain))
+    return align(
+        at.base, Step(at.labels.rated, use("dpo", beta=at.cpo.beta), at.train.but(**at.cpo.cdpo), conditions=plain)
+    )
 
 
 def weighted(at: Bench, weight: float) -> Artefact:

@@ -22,7 +22,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch, using_store(Store(root / "store")):
         patch.setattr(arms, "ASKED", dict.fromkeys(KINDS, 16))
-        patch.setattr(arms, "CPSFT", {"num_train_epochs": 1})
+        patch.setattr(arms, "NO_READER", arms.NO_READER._replace(cpsft={"num_train_epochs": 1}))
         patch.setattr(arms, "WEIGHTS", (0.5,))
         patch.setattr(demo, "POOL_PROMPTS", 3)
         patch.setattr(demo, "PROMPTS", {"select": 6, "verdict": 10})

@@ -59,16 +59,32 @@ TOP = {o.name: o.high for o in OBJECTIVES}
 # Harm is asked for here, so that it can be measured whether the token does what it says.
 CONDITIONS = Conditions(
     objectives=OBJECTIVES,
-    draw="uniform",
     # Everything asked for at any level, everything at its best, or one thing.
     budgets=(Budget(), Budget(control=TOP), *(Budget(control={o.name: None}) for o in OBJECTIVES)),
     untagged_top=0.5,
     ask_for_harm=True,
     partial=0.5,
 )
-CPO_BETA = 0.5
-QUICK_PAIRS = 1500  # of each budget in the demo; the benchmark takes all there are
-CPSFT: dict[str, Any] = {"learning_rate": 5e-4, "num_train_epochs": 2, "global_batch_size": 32}
+
+
+class CpoSettings(NamedTuple):
+    """How a controllable model is trained: beta, what differs from `TRAIN` in either step, where levels come from."""
+
+    beta: float
+    cpsft: dict[str, Any]
+    cdpo: dict[str, Any]
+    draw: Literal["own", "uniform"]
+
+
+# A base that has read the tokens needs little; one that has not learns what it learns of them at higher rates.
+READER = CpoSettings(0.5, {"learning_rate": 5e-4, "num_train_epochs": 2, "global_batch_size": 32}, {}, "uniform")
+NO_READER = CpoSettings(
+    0.1,
+    {"learning_rate": 1e-3, "num_train_epochs": 3, "global_batch_size": 32},
+    {"learning_rate": 3e-4, "global_batch_size": 32},
+    "own",
+)
+QUICK_PAIRS = 3000  # of each budget in the demo; the benchmark takes all there are
 ASKED = {"harmful": 2000, "borderline": 1250, "benign": 1250}
 
 
@@ -161,6 +177,11 @@ class Bench(NamedTuple):
     def reader(self) -> Artefact:
         """The base as a controllable method starts from it: able to tell one level from another."""
         return self.base if self.world.base == "rated" else playground_wanted(WantedConfig(), model=self.base)
+
+    @property
+    def cpo(self) -> CpoSettings:
+        """How a controllable model is trained from this base."""
+        return READER if self.world.base == "rated" else NO_READER
 
     def step(self, prefer: Any, beta: float, objective: str = "dpo") -> Step:
         """One order of all pairs, for one objective."""
@@ -268,7 +289,7 @@ def cpo_arms(at: Bench) -> list[Candidate]:
     """The controllable model asked for the best of everything, and for nothing."""
     quick = CONDITIONS.but(budgets=tuple(budget.but(pairs=QUICK_PAIRS) for budget in CONDITIONS.budgets))
     model = controllable(at, quick).cdpo
-    setting = {"beta": CPO_BETA}
+    setting = {"beta": at.cpo.beta}
     return [
         Candidate("CPO asked for the top", "cpo", {**setting, "asked": "top"}, model, condition=TOP),
         Candidate("CPO unasked", "cpo", {**setting, "asked": "nothing"}, model),
@@ -277,9 +298,9 @@ def cpo_arms(at: Bench) -> list[Candidate]:
 
 def controllable(at: Bench, conditions: Conditions = CONDITIONS) -> Controllable:
     """CPSFT and CDPO on the rated answers."""
-    plain = at.train.but(**CPSFT)
-    first = Step(at.labels.rated, use("sft"), plain, conditions=for_imitation(conditions))
-    second = Step(at.labels.rated, use("dpo", beta=CPO_BETA), at.train, conditions=conditions)
+    drawn = conditions.but(draw=at.cpo.draw)
+    first = Step(at.labels.rated, use("sft"), at.train.but(**at.cpo.cpsft), conditions=for_imitation(drawn))
+    second = Step(at.labels.rated, use("dpo", beta=at.cpo.beta), at.train.but(**at.cpo.cdpo), conditions=drawn)
     return cpo(at.reader, first, second)
 
 

@@ -129,6 +129,6 @@ def _name(group: Sequence[Result]) -> str:
     first = group[0]
     if first.get("line"):
         return str(first["line"])
-    words = zip(*(result["label"].split() for result in group), strict=False)
+    words = zip(*(result["label"].replace(",", "").split() for result in group), strict=False)
     shared = itertools.takewhile(lambda column: len(set(column)) == 1, words)
     return " ".join(column[0] for column in shared) or str(first["method"])
