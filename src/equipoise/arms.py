@@ -85,6 +85,7 @@ NO_READER = CpoSettings(
     "own",
 )
 QUICK_PAIRS = 3000  # of each budget in the demo; the benchmark takes all there are
+PROMPT_SEED = 1000  # evaluation prompts belong to the world: the same for every training seed
 ASKED = {"harmful": 2000, "borderline": 1250, "benign": 1250}
 
 
@@ -251,7 +252,6 @@ def bfpo_arm(
     label: str,
     *,
     alpha: float = 0.5,
-    tau: float = TAU,
     buffer: bool = True,
     layers: tuple[str, ...] | None = ("down_proj",),
     imitate: bool = True,
@@ -260,12 +260,12 @@ def bfpo_arm(
     train = at.train.but(trainable=layers, learning_rate=BFPO_RATE_PART if layers else BFPO_RATE)
     step = Step(
         at.labels.risky,
-        use("bfpo", tau=tau, alpha=alpha),
+        use("bfpo", tau=TAU, alpha=alpha),
         train,
         prefer="better",
         buffer=at.labels.harmless if buffer else None,
     )
-    setting = {"tau": tau, "alpha": alpha, "buffer": buffer, "layers": layers or "all", "imitate": imitate}
+    setting = {"tau": TAU, "alpha": alpha, "buffer": buffer, "layers": layers or "all", "imitate": imitate}
     return Candidate(label, "bfpo", setting, bfpo(at.base, step, sft=imitation(at) if imitate else None).aligned)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from equipoise.arms import World
+from equipoise.arms import PROMPT_SEED, World
 from equipoise.data.conditions import Condition
 from equipoise.generate import Sampling
 from equipoise.playground.stages import PromptsConfig, RequestsConfig, playground_prompts, playground_requests
@@ -20,7 +20,6 @@ TOGETHER = (
     *((5, 5, 1), (1, 5, 1), (5, 1, 1), (1, 1, 1), (3, 3, 1), (2, 4, 1), (4, 2, 1)),
     *((5, 5, 0), (1, 1, 0), (3, 5, 0), (4, 3, 0)),
 )
-PROMPT_SEED = 1000
 
 
 def requests() -> tuple[dict[str, float], ...]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from equipoise.arms import (
     BETA,
+    PROMPT_SEED,
     TRAIN,
     WORLD,
     Candidate,
@@ -42,7 +43,6 @@ CHOICE_PROMPTS = 100  # of each kind, two answers of the base between which ever
 PROMPTS = {"select": 150, "verdict": 350}  # of each kind; with --full three times as many
 TITLES = {"sacpo": "SACPO", "bfpo": "BFPO", "cpo": "controllable (CPO)", "modpo": "MODPO", "safedpo": "SafeDPO"}
 LEAST_REACH = 0.1  # nats within which the optimum is drawn when no model went farther
-PROMPT_SEED = 1000  # evaluation prompts belong to the world: the same for every training seed
 
 
 class Evaluated(NamedTuple):
@@ -252,6 +252,7 @@ def run_demo(
         if asked := next((model for model in models if model.condition), None):
             rows = asked_rows(asked.model, world, seed=seed, prompts=CONTROL_PROMPTS)
             control.append(control_section({"CPO": rows}, OBJECTIVES, ids={"CPO": asked.model.id}))
+    asked_for = join_sections(control) if control else None
     results = over_seeds(results)
     shown, why = verdict_results(results, target=target)
     out.mkdir(parents=True, exist_ok=True)
@@ -263,7 +264,7 @@ def run_demo(
         [*shown, *(r for r in results if r["split"] == "select")],
         versions(),
         optimum=optimum_section(curve, pools[0].pool, policies=pools[0].labels),
-        controllability=join_sections(control) if control else None,
+        controllability=asked_for,
     )
     best = next((r["label"] for r in shown if r.get("chosen")), shown[-1]["label"])
     firsts = {result["method"]: result["label"] for result in reversed(shown) if result["method"] in methods}
@@ -278,8 +279,8 @@ def run_demo(
         config=json.dumps({"train": TRAIN.canonical(), "beta": BETA, "seeds": seeds, "base": world.base}, indent=1),
     )
     say(table(shown))
-    if control:
-        say(control_table(join_sections(control)))
+    if asked_for is not None:
+        say(control_table(asked_for))
     say(verdict_line(shown, target=target))
     say(f"{page}  ({time.monotonic() - started:.0f} s)")
     return {"page": page, "results": shown}

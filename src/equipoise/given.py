@@ -134,16 +134,19 @@ def _executed(name: str, path: str, code: bytes) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     vars(module)[SOURCE] = _hash(code)
-    before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
+    with contextlib.ExitStack() as failing:
+        failing.callback(_put_back, name, sys.modules.get(name))
+        sys.modules[name] = module  # dataclasses look their module up
         exec(compile(code, path, "exec", dont_inherit=True), vars(module))  # not this file's annotations
-    except BaseException:
-        del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
-        raise
+        failing.pop_all()
     return module
+
+
+def _put_back(name: str, before: ModuleType | None) -> None:
+    """Leave no half-made module behind."""
+    del sys.modules[name]
+    if before is not None:
+        sys.modules[name] = before
 
 
 def _hash(content: bytes) -> str:
