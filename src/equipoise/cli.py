@@ -68,6 +68,8 @@ def _common(
     # Our own display says how far a stage is; the libraries' bars would write over it.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # PEFT imports it where it is installed, and it remarks on kernels that nothing here asks for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _store(display: Display, fresh: tuple[str, ...] = ()) -> Store:
