@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from equipoise.bench import TRAIN, World
@@ -83,7 +84,7 @@ def playground_how(oracle: Endpoint, *, seed: int, **changes: Any) -> How:
         measure=MEASURED,
         account=f"{oracle.identity} {seed}",
     )
-    return How(**{**how.__dict__, **changes})
+    return replace(how, **changes)
 
 
 def harmless_prompts(seed: int) -> Artefact:
@@ -115,7 +116,7 @@ def playground_iteralign(
     replay = None
     if how.replayed:
         free = oracle_at(server, identity=f"playground {world.base} replay {seed}")  # the same for every arm
-        replay, _ = own_replay(base, harmless, How(**{**how.__dict__, "oracle": free, "account": "replay"}))
+        replay, _ = own_replay(base, harmless, replace(how, oracle=free, account="replay"))
     loop = Loop(
         batches=math.ceil(count / how.batch),
         sweeps=sweeps,

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from equipoise.errors import DataError
 
@@ -81,22 +81,15 @@ class Cache:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._claims = None
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._claims = path.with_name(path.name + "-asking").open("ab")
-            except OSError as error:
-                raise DataError(f"the cache of replies {path} cannot be used: {error.strerror}") from error
         # An explicit transaction wherever something is written: reads need none.
         place = ":memory:" if path is None else str(path)
-        with self._closed_if_it_fails(), self._alone(), self._one_sentence():
-            self._sql = sqlite3.connect(place, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
+        with contextlib.ExitStack() as opened:
+            self._claims = None if path is None else opened.enter_context(_beside(path))
+            with self._alone(), self._one_sentence():
+                self._sql = sqlite3.connect(place, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+                opened.callback(self._sql.close)
                 self._begin()
-            except BaseException:
-                self._sql.close()
-                raise
+            opened.pop_all()  # nothing failed: both stay open
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -109,15 +102,6 @@ class Cache:
             yield
         finally:
             fcntl.flock(self._claims, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def _closed_if_it_fails(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            if self._claims is not None:
-                self._claims.close()
-            raise
 
     def _begin(self) -> None:
         with self._one_sentence():
@@ -211,12 +195,8 @@ class Cache:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         self._sql.execute("begin immediate")
-        try:
+        with self._sql:
             yield
-        except BaseException:
-            self._sql.execute("rollback")
-            raise
-        self._sql.execute("commit")
 
     @contextlib.contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -230,6 +210,15 @@ class Cache:
                 f"{self.path} is damaged or not a cache of replies ({error}): move it away, and what it held is asked "
                 "again"
             ) from error
+
+
+def _beside(path: Path) -> BinaryIO:
+    """The file of claims of a cache."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(path.name + "-asking").open("ab")
+    except OSError as error:
+        raise DataError(f"the cache of replies {path} cannot be used: {error.strerror}") from error
 
 
 def _byte(key: str) -> int:

@@ -197,16 +197,17 @@ class Client:
     @contextlib.contextmanager
     def _finishing(self, flight: Flight) -> Iterator[None]:
         """Store what is under way, however the block ends; an interrupt of that leaves at once."""
+        whole, wrong = False, list[BaseException]()
         try:
-            try:
-                yield
-            except BaseException:
-                for error in flight.finish():
-                    logger.warning("%s: %s", self._who, error)
-                raise
-            wrong = flight.finish()
+            yield
+            whole = True
         finally:
-            self._flight = None
+            try:
+                wrong = flight.finish()
+            finally:
+                self._flight = None
+            for error in () if whole else wrong:  # what ended the block is what is raised
+                logger.warning("%s: %s", self._who, error)
         for error in wrong:
             self._fail(error)
 

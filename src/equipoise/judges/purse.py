@@ -29,7 +29,7 @@ class Purse:
         n, spent = self.under_way, self.spent
         prompt, completion = self._each(size)
         price = self._endpoint.price
-        each = 0.0 if price is None else (price.prompt * prompt + price.completion * completion) / 1e6
+        each = 0.0 if price is None else price.of(prompt, completion)
         limits = (
             (budget.requests, spent.requests + n),
             (budget.tokens, spent.tokens + n * (prompt + completion)),
@@ -46,9 +46,7 @@ class Purse:
     def price_of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
         """What a request costs; None where nobody said."""
         price = self._endpoint.price
-        if price is None:
-            return None
-        return (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1e6
+        return None if price is None else price.of(prompt_tokens, completion_tokens)
 
     def words(self) -> str:
         """Which limits are reached: what was spent of what."""

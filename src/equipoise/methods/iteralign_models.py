@@ -67,10 +67,9 @@ def iterated(
         max_dropped=config.max_dropped,
         chat_template=config.chat_template,
     )
-    fit = {kind: fitting(room, model=order.base, prompts=asked_prompts({kind: uses[kind]})) for kind in uses}
+    asked = fitting(room, model=order.base, prompts=asked_prompts({"harmful": uses["harmful"]}))
     harmless = _harmless({kind: uses[kind] for kind in HARMLESS if kind in uses}, room, order.base)
     given = () if config.constitution is None else read_given(_located(config.constitution, order.base_dir))
-    asked = fit["harmful"]
     if config.chain_of_utterances:
         asked = wrapped(how.room, prompts=asked, model=order.base)
     count = len(there(asked, "prompts.jsonl"))

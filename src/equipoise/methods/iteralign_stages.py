@@ -196,5 +196,6 @@ def there(found: Artefact, name: str) -> Any:
 
 
 def cost_of(found: Artefact) -> Cost:
+    """What the replies that a stage read took."""
     said = manifest(found)["summary"]
     return Cost(said["requests"], said["prompt_tokens"], said["completion_tokens"], said["price"])
