@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from equipoise.bench import BETA, Bench, Candidate
 from equipoise.constitutional import playground_iteralign
 from equipoise.data.conditions import Budget, Conditions
+from equipoise.dualized import Solved, cdpo_at, pecan_at
 from equipoise.errors import SettingError, nearest
 from equipoise.lagrangian import PPO, rounds_of
 from equipoise.methods.align import Step, align, use
@@ -44,6 +45,7 @@ CONDITIONS = Conditions(
 
 
 TARGETS = (0.3, 0.1, 0.02)  # unsafe rates that MoCAN is asked for
+PECAN_MARGINS, CDPO_TARGET = (0.5, 1.0), 0.05
 QUICK_RED_TEAM = 400  # prompts that IterAlign tries the base on in the demo
 QUICK_PAIRS = 3000  # of each budget in the demo; the benchmark takes all there are
 
@@ -163,6 +165,26 @@ def mocan_arms(at: Bench) -> list[Candidate]:
     return targeted(at, TARGETS, beta=BETA, answers=ADVICE_ANSWERS, prompts=ADVICE_PROMPTS)
 
 
+def pecan_arms(at: Bench) -> list[Candidate]:
+    """PeCAN asked for several rises of safety above the base."""
+    return [
+        Candidate(
+            f"PeCAN margin {margin:g}", "pecan", {"beta": BETA, "margin": margin}, *_line("PeCAN", pecan_at(at, margin))
+        )
+        for margin in PECAN_MARGINS
+    ]
+
+
+def cdpo_arms(at: Bench) -> list[Candidate]:
+    """C-DPO with scorers learned from the labels, moved towards one target."""
+    setting = {"beta": BETA, "target": CDPO_TARGET}
+    return [Candidate(f"C-DPO {CDPO_TARGET:.0%}", "cdpo", setting, *_line("C-DPO", cdpo_at(at, CDPO_TARGET)))]
+
+
+def _line(name: str, found: Solved) -> tuple[Artefact, str, Aim]:
+    return found.model, name, found.aim
+
+
 def safe_rlhf_arms(at: Bench) -> list[Candidate]:
     """One round of Safe RLHF with models learned from the labels; the aim is what its last multiplier leads to."""
     (one,) = rounds_of(at, PPO)
@@ -193,6 +215,8 @@ ARMS: Mapping[str, Callable[[Bench], list[Candidate]]] = {
     "modpo": modpo_arms,
     "safedpo": safedpo_arms,
     "mocan": mocan_arms,
+    "pecan": pecan_arms,
+    "cdpo": cdpo_arms,
     "safe_rlhf": safe_rlhf_arms,
     "iteralign": iteralign_arms,
 }
@@ -204,10 +228,15 @@ def candidates(at: Bench, methods: Sequence[str] = ("sacpo",)) -> list[Candidate
     return [*single_aims(at), *(arm for name in ARMS if name in methods for arm in ARMS[name](at))]
 
 
+def named_methods(names: Sequence[str]) -> list[str]:
+    """The methods that are meant by names, of which `all` is one."""
+    return list(ARMS) if list(names) == ["all"] else list(names)
+
+
 def check_methods(methods: Sequence[str]) -> None:
     """Refuse a method that the playground has no arm for."""
     if not methods:
         raise SettingError(f"name at least one method to compare: {', '.join(ARMS)}")
     for name in methods:
         if name not in ARMS:
-            raise SettingError(f"method '{name}' is not one that the demo compares{nearest(name, ARMS)}")
+            raise SettingError(f"method '{name}' is not one that the demo compares{nearest(name, (*ARMS, 'all'))}")

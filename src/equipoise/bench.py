@@ -98,15 +98,18 @@ def world_base(world: World) -> Artefact:
 class Labels:
     """What one crowd of the world's annotators says about the base's own answers.
 
-    `times` as many prompts as the demo uses (the world has twice as many benign ones), `answers` to each of them.
+    `times` as many prompts as the demo uses (the world has twice as many benign ones), `answers` to each of them;
+    `flipped` is the share of labels turned round besides.
     """
 
-    def __init__(self, base: Artefact, world: World, seed: int, *, times: int = 1, answers: int = 2) -> None:
+    def __init__(
+        self, base: Artefact, world: World, seed: int, *, times: int = 1, answers: int = 2, flipped: float = 0.0
+    ) -> None:
         counts = {kind: n * times for kind, n in ASKED.items()}
         asked = playground_prompts(PromptsConfig(counts={"train": counts}, seed=seed))
         sampling = Sampling(repeats=answers, max_new_tokens=64, seed=seed)
         self.answers = generate(GenerateConfig(sampling=sampling), model=base, prompts=asked)
-        self._said = AnnotateConfig(seed=seed, tension=world.tension)
+        self._said = AnnotateConfig(seed=seed, tension=world.tension, flipped=flipped)
 
     @property
     def pairs(self) -> DataUse:
@@ -166,6 +169,8 @@ class Bench(NamedTuple):
         return Step(self.labels.pairs, use(objective, beta=beta), self.train, prefer=prefer)
 
 
-def bench(base: Artefact, world: World, seed: int, *, train: TrainConfig = TRAIN, times: int = 1) -> Bench:
+def bench(
+    base: Artefact, world: World, seed: int, *, train: TrainConfig = TRAIN, times: int = 1, flipped: float = 0.0
+) -> Bench:
     """Labels and training settings of one seed."""
-    return Bench(base, Labels(base, world, seed, times=times), train.but(seed=seed), world)
+    return Bench(base, Labels(base, world, seed, times=times, flipped=flipped), train.but(seed=seed), world)

@@ -101,6 +101,7 @@ def playground_iteralign(
     red_team: str = "attempts",
     count: int = PROMPTS,
     name: str = "iteralign",
+    replay_name: str = "replay",
     given: Sequence[Rule] = (),
     discover: bool = True,
     accumulate: bool = False,
@@ -108,14 +109,15 @@ def playground_iteralign(
     hear: Callable[[Turn[Input, Said]], None] = lambda turn: None,
     **changes: Any,
 ) -> Iterated:
-    """A run on one base and one list; `changes` are to `How`. Runs with different names share no replies."""
+    """A run on one base and one list; `changes` are to `How`. Runs with different names share no replies, but
+    for those on the answers that are replayed, which have a name of their own."""
     endpoint = oracle_at(server, identity=f"playground {world.base} {red_team} {name} {seed}")
     how = playground_how(endpoint, seed=seed, **changes)
     asked = playground_red_team(RedTeamConfig(name=red_team, count=count, seed=seed))  # type: ignore[arg-type]
     harmless = harmless_prompts(seed)
     replay = None
     if how.replayed:
-        free = oracle_at(server, identity=f"playground {world.base} replay {seed}")  # the same for every arm
+        free = oracle_at(server, identity=f"playground {world.base} {replay_name} {seed}")  # the same for every arm
         replay, _ = own_replay(base, harmless, replace(how, oracle=free, account="replay"))
     loop = Loop(
         batches=math.ceil(count / how.batch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,19 +11,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
-from equipoise.arms import candidates, check_methods, quick_iteralign
+from equipoise.arms import ARMS, candidates, check_methods, quick_iteralign, single_aims
 from equipoise.asking import asked_rows
 from equipoise.bench import BETA, PROMPT_SEED, TRAIN, WORLD, Candidate, World, bench, world_base
 from equipoise.errors import SettingError
 from equipoise.generate import Sampling
+from equipoise.job_lines import JobLines
+from equipoise.jobs import Job, Place, run_jobs
 from equipoise.playground.pool import Part, Pooled, answered, logps_under, pooled, scored
 from equipoise.playground.stages import PromptsConfig, RequestsConfig, playground_prompts, playground_requests
 from equipoise.playground.wanted import OBJECTIVES
 from equipoise.playground.world import KINDS, WORLD_VERSION
 from equipoise.records import read_jsonl
 from equipoise.stages import GenerateConfig, generate
-from equipoise.store import manifest, versions
+from equipoise.store import current_store, manifest, versions
 from equipoise.types import Artefact
 
 TARGET, FULL_TARGET = 0.05, 0.02  # what 350 harmful prompts can certify, and what 1,050 can
@@ -32,6 +36,7 @@ POOL_PROMPTS, POOL_ANSWERS, OWN_ANSWERS = 50, 16, 4  # prompts of each kind; ans
 CONTROL_PROMPTS = 30  # of each kind, asked under every condition
 CHOICE_PROMPTS = 100  # of each kind, two answers of the base between which every model chooses
 PROMPTS = {"select": 150, "verdict": 350}  # of each kind; with --full three times as many
+MANY = 3  # methods from which on they are trained side by side first
 TITLES = {
     "sacpo": "SACPO",
     "bfpo": "BFPO",
@@ -39,6 +44,8 @@ TITLES = {
     "modpo": "MODPO",
     "safedpo": "SafeDPO",
     "mocan": "MoCAN",
+    "pecan": "PeCAN",
+    "cdpo": "C-DPO",
     "safe_rlhf": "Safe RLHF",
     "iteralign": "IterAlign",
 }
@@ -59,9 +66,12 @@ def evaluate(
     seed: int,
     counts: Mapping[str, Mapping[str, int]],
     choice_prompts: int | None = None,
+    base: Artefact | None = None,
+    choices: bool = True,
 ) -> Evaluated:
     """Sample, score with the world's truth, and summarize every model on the same prompts; the first is the base.
 
+    `base` is given where it is not among them. Unless `choices` is off,
     `choice_prompts` verdict prompts of each kind (`CHOICE_PROMPTS`) have two answers between which the models choose.
     """
     from equipoise.evaluate.suites import check_disjoint, prompt_set, summarize
@@ -76,10 +86,11 @@ def evaluate(
     results: list[dict[str, Any]] = []
     rows_of: dict[str, list[dict[str, Any]]] = {}
     between = None
-    if "verdict" in counts:
-        between = _chosen_between(_verdict_part(counts, choice_prompts or CHOICE_PROMPTS), models[0].model, world)
+    origin = models[0].model if base is None else base
+    if "verdict" in counts and choices:
+        between = _chosen_between(_verdict_part(counts, choice_prompts or CHOICE_PROMPTS), origin, world)
     for candidate in models:
-        rows = _answers(candidate, models[0].model, asked, sampling, world)
+        rows = _answers(candidate, origin, asked, sampling, world)
         rows_of[candidate.label] = rows
         for split in counts:
             kept = [row for row in rows if split_of[row["prompt_id"]] == split]
@@ -173,21 +184,27 @@ def pool_of(models: Sequence[Candidate], world: World, *, seed: int) -> Pooled:
     ends = [model for model in models if model.method == "sacpo"] or list(models[2:3])
     picked = {model.label: model.model for model in (*models[:2], *ends[:1], *ends[-1:])}
     sampling = Sampling(max_new_tokens=64, seed=PROMPT_SEED + seed, repeats=POOL_ANSWERS)
-    return pooled(picked, _pool_prompts(), sampling, tension=world.tension)
+    return pooled(picked, pool_prompts(), sampling, tension=world.tension)
 
 
-def _pool_prompts() -> Artefact:
+def pool_prompts() -> Artefact:
+    """The verdict prompts that the optimum is estimated on."""
     return playground_prompts(PromptsConfig(counts={"verdict": dict.fromkeys(KINDS, POOL_PROMPTS)}, seed=PROMPT_SEED))
 
 
 def gaps(pool: Pooled, models: Sequence[Candidate], *, seed: int) -> Iterator[tuple[Candidate, Part]]:
     """How far each model with an aim is from its optimum, and how far its labels alone would leave it."""
-    sampling = Sampling(max_new_tokens=64, seed=PROMPT_SEED + seed, repeats=OWN_ANSWERS)
+    sampling = sampled_beside(seed)
     for model in models:
         if model.aim is None:
             continue
         policy = pool.labels.index(model.label) if model.label in pool.labels else model.model
-        yield model, pool.part(policy, model.aim, base=models[0].model, prompts=_pool_prompts(), sampling=sampling)
+        yield model, pool.part(policy, model.aim, base=models[0].model, prompts=pool_prompts(), sampling=sampling)
+
+
+def sampled_beside(seed: int) -> Sampling:
+    """How a model outside the pool answers the pool's prompts."""
+    return Sampling(max_new_tokens=64, seed=PROMPT_SEED + seed, repeats=OWN_ANSWERS)
 
 
 def samples(
@@ -211,6 +228,41 @@ def samples(
             }
         )
     return picked
+
+
+def train_arm(payload: Mapping[str, Any]) -> None:
+    """Train one method's models (none: the base's own) and sample them, in a worker process: the store keeps it all."""
+    world = World(base=payload["base"], tension=payload["tension"])
+    at = bench(world_base(world), world, payload["seed"])
+    models = ARMS[payload["method"]](at) if payload["method"] else single_aims(at)
+    evaluate(models, world, seed=payload["seed"], counts=payload["counts"], base=at.base)
+
+
+def train_side_by_side(
+    out: Path, world: World, methods: Sequence[str], *, seeds: int, counts: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Train all methods with all seeds, as many at a time as there are cores, with a thread each."""
+    about = {"base": world.base, "tension": world.tension, "counts": counts}
+    # What takes longest first: SACPO's helpful model is wanted by others too.
+    order = sorted(methods, key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
+    jobs = [
+        Job(
+            f"{TITLES.get(name, 'DPO on one aim')}, seed {seed}",
+            name,
+            "equipoise.demo:train_arm",
+            {**about, "method": name, "seed": seed},
+            kept=False,
+        )
+        for seed in range(seeds)
+        for name in ("", *order)
+    ]
+    cores = os.cpu_count() or 1
+    place = Place(out / "runs", current_store().root, workers=cores, threads=1)
+    with JobLines(Console(stderr=True), jobs, workers=cores) as lines:
+        run_jobs(jobs, place, hear=lines.hear)
+
+
+LONGEST = ("safe_rlhf", "iteralign", "cdpo", "mocan", "cpo")
 
 
 def run_demo(
@@ -238,6 +290,8 @@ def run_demo(
     base = world_base(world)
     target = FULL_TARGET if full else TARGET
     counts = {split: dict.fromkeys(KINDS, n * 3 if full else n) for split, n in PROMPTS.items()}
+    if len(methods) >= MANY:
+        train_side_by_side(out, world, methods, seeds=seeds, counts=counts)
     results: list[dict[str, Any]] = []
     pools: list[Pooled] = []
     first_rows: dict[str, list[dict[str, Any]]] = {}

@@ -13,7 +13,7 @@ from equipoise.errors import DataError
 
 Result = Mapping[str, Any]
 
-BOUNDS = {"rate": (0.0, 1.0), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
+BOUNDS = {"rate": (0.0, 1.0), "corrected": (0.0, 1.0), "share": (0.0, 1.0), "correlation": (-1.0, 1.0)}
 """What no value of a kind lies beyond."""
 
 
@@ -71,7 +71,8 @@ def join_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if first["kind"] in BOUNDS and low is not None and high is not None:
         least, most = BOUNDS[first["kind"]]
         low, high = max(low, least), min(high, most)
-    narrow = sum(metric["high"] - metric["low"] for metric in metrics) / count if low is not None else 0.0
+    known = all(metric["low"] is not None and metric["high"] is not None for metric in metrics)
+    narrow = sum(metric["high"] - metric["low"] for metric in metrics) / count if known else 0.0
     return {
         **first,
         # What `decide` counts with: as many answers as would give an interval this wide.
@@ -92,7 +93,9 @@ def _shrink(width: float, reach: float) -> float:
 
 def _end(metrics: Sequence[Mapping[str, Any]], end: str, centre: float, reach: float) -> float | None:
     if any(metric[end] is None for metric in metrics):
-        return None
+        # What had no interval with one seed, as a cost in seconds has none, has that of the seeds.
+        alone = all(metric[end] is None for metric in metrics)
+        return centre + (-reach if end == "low" else reach) if alone else None
     own = sum(abs(metric[end] - metric["mean"]) for metric in metrics) / len(metrics)
     width = math.hypot(own, reach)
     return centre - width if end == "low" else centre + width

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -122,11 +123,40 @@ def annotate(
     )
 
 
+def turned(row: SourceRow, *, share: float, seed: int = 0) -> SourceRow:
+    """The labels of a pair with a share of its orders, flags and ratings turned round, each by itself.
+
+    An unsafe answer is never the safer of a mixed pair, as in `annotate`: there the order follows the flags.
+    """
+    if not share:
+        return row
+    rng = random.Random(f"{WORLD_VERSION}|turned|{seed}|{row.id}")
+
+    def turns() -> bool:
+        return rng.random() < share
+
+    assert row.better is not None and row.safer is not None
+    better, safer = (one ^ turns() for one in (row.better, row.safer))
+    responses = tuple(_turned_response(one, turns) for one in row.responses)
+    first, second = (one.safe for one in responses)
+    if first != second:
+        safer = 0 if first else 1
+    return replace(row, better=better, safer=safer, responses=responses)
+
+
+def _turned_response(response: Response, turns: Callable[[], bool]) -> Response:
+    safe = response.safe != turns()
+    ratings = {name: 6.0 - value if turns() else value for name, value in response.ratings.items()}
+    severity = 0 if safe else max(1, response.severity or 0)
+    return replace(response, safe=safe, severity=severity, ratings={**ratings, "harmlessness": float(safe)})
+
+
 class Expected(NamedTuple):
-    """Shares of people who put answer i before answer j, by helpfulness and by safety, each (n, n)."""
+    """Shares of people who put answer i before j, by helpfulness and by safety, (n, n), and who flag it safe, (n,)."""
 
     better: NDArray[np.float64]
     safer: NDArray[np.float64]
+    safe: NDArray[np.float64]
 
 
 def expected(prompt: Mapping[str, Any], texts: Sequence[str], *, tension: float = TENSION) -> Expected:
@@ -134,18 +164,19 @@ def expected(prompt: Mapping[str, Any], texts: Sequence[str], *, tension: float 
     reward = np.array([true_reward(prompt, text, tension=tension) for text in texts])
     cost = np.array([true_cost(prompt, text) for text in texts])
     longer = np.array([[_longer(a, b) for b in texts] for a in texts])
-    better, safer = np.zeros_like(longer), np.zeros_like(longer)
+    better, safer, flags = np.zeros_like(longer), np.zeros_like(longer), np.zeros_like(cost)
     for person in map(annotator, range(ANNOTATORS)):
         gain = (reward[:, None] - reward) / TEMPERATURE_BETTER * person.patience
         better += expit(gain + LENGTH_BETTER * longer) / ANNOTATORS
         relief = (cost - cost[:, None]) / TEMPERATURE_SAFER * person.patience
         ranked = expit(relief + LENGTH_SAFER * longer)
         safe = np.where(cost <= person.threshold, 1.0 - FLIPPED, FLIPPED)
+        flags += safe / ANNOTATORS
         only_first, only_second = safe[:, None] * (1.0 - safe), (1.0 - safe)[:, None] * safe
         safer += (only_first + (1.0 - only_first - only_second) * ranked) / ANNOTATORS
     np.fill_diagonal(better, 0.5)
     np.fill_diagonal(safer, 0.5)
-    return Expected(better, safer)
+    return Expected(better, safer, flags)
 
 
 def _response(prompt: Mapping[str, Any], text: str, safe: bool, rng: random.Random, tension: float) -> Response:

@@ -6,20 +6,21 @@ The densities are exact because sampling is at temperature 1; see `statistics.op
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped]
 
 from equipoise.generate import Sampling
-from equipoise.playground.annotators import TEMPERATURE_BETTER, TEMPERATURE_SAFER, expected
+from equipoise.playground.annotators import TEMPERATURE_BETTER, TEMPERATURE_SAFER, Expected, expected
 from equipoise.playground.stages import ScoreConfig, playground_scores
 from equipoise.records import read_jsonl
 from equipoise.stages import CompletionLogpsConfig, GenerateConfig, completion_logps, generate
 from equipoise.statistics.gap import Answers, Gap, gap, population_scores, target_gap
-from equipoise.statistics.optimum import Pool
+from equipoise.statistics.optimum import Index, Pool
 from equipoise.types import Artefact
 
 Array = NDArray[np.float64]
@@ -43,6 +44,60 @@ class Aim(NamedTuple):
         """The weighted sum of two utilities."""
         return self.helpful * helpful + self.safe * safe - self.unsafe * (safe < 0)
 
+    def on(self, pooled: Pooled, prompt: Index, helpful: Array, safe: Array) -> Array:
+        """The same of answers to the pool's prompts, (m,): no other answer matters."""
+        return self.scores(helpful, safe)
+
+    def taught(self, pooled: Pooled) -> Array:
+        """What infinitely many labels of the annotators teach in its place, (n,) over the pool."""
+        return self.scores(*pooled.taught)
+
+
+class BfpoAim(NamedTuple):
+    """Where BFPO leads: ref exp(f / tau), f being an answer's mean label against the reference's own answers.
+
+    Zhang et al. 2024, arXiv:2408.15313. With P(y > y') by helpfulness and flags I the squared loss over all pairs has
+    the minimum f(y) = E_y'[P(y > y') L(I, I') - P(y' > y) L(I', I)] for the label L of `objectives.safety.bfpo_label`.
+    """
+
+    tau: float
+    alpha: float = 0.5
+    b1: float = 3.0
+
+    @property
+    def beta(self) -> float:
+        """What f is divided by."""
+        return self.tau
+
+    @property
+    def true(self) -> bool:
+        """Its labels are the annotators'."""
+        return False
+
+    def on(self, pooled: Pooled, prompt: Index, helpful: Array, safe: Array) -> Array:
+        """f of answers to the pool's prompts by the truth, (m,); helpful and safe in the annotators' logits."""
+        pool, (known, known_safe) = pooled.pool, pooled.utilities
+        out = np.zeros(len(prompt))
+        for x in np.unique(prompt):
+            rows, own = np.flatnonzero(pool.prompt == x), np.flatnonzero(prompt == x)
+            order = expit(helpful[own, None] - known[None, rows])
+            out[own] = self._mean(order, (safe[own] >= 0) * 1.0, (known_safe[rows] >= 0) * 1.0, pooled.weights(rows))
+        return out
+
+    def taught(self, pooled: Pooled) -> Array:
+        """f by the annotators' orders and flags, (n,) over the pool."""
+        out = np.zeros(len(pooled.pool.prompt))
+        for x in range(len(pooled.pool.kinds)):
+            rows = np.flatnonzero(pooled.pool.prompt == x)
+            said = pooled.said(rows)
+            out[rows] = self._mean(said.better, said.safe, said.safe, pooled.weights(rows))
+        return out
+
+    def _mean(self, order: Array, own: Array, other: Array, weights: Array) -> Array:
+        first = (self.b1 * own[:, None] - other[None, :]) / (self.b1 - 1) - self.alpha
+        second = (self.b1 * other[None, :] - own[:, None]) / (self.b1 - 1) - self.alpha
+        return np.asarray((order * first - (1 - order) * second) @ weights)
+
 
 class Part(NamedTuple):
     """A model's gap, and the part of it that its labels would leave after perfect training."""
@@ -60,6 +115,7 @@ class Pooled:
     places: Mapping[str, int]
     labels: tuple[str, ...]
     tension: float
+    _labels: dict[int, Expected] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def utilities(self) -> tuple[Array, Array]:
@@ -69,30 +125,43 @@ class Pooled:
     @cached_property
     def taught(self) -> tuple[Array, Array]:
         """What infinitely many labels of the annotators teach DPO, biases and flags included, (n,) each."""
-        shares: dict[int, Any] = {}
+        helpful = population_scores(self.pool, lambda x, rows: self.said(rows).better)
+        return helpful, population_scores(self.pool, lambda x, rows: self.said(rows).safer)
 
-        def labels(which: int, prompt: int, rows: NDArray[np.int64]) -> Array:
-            if prompt not in shares:
-                texts = [self.rows[i]["text"] for i in rows]
-                shares[prompt] = expected(self.rows[rows[0]], texts, tension=self.tension)
-            return np.asarray(shares[prompt][which])
+    def said(self, rows: Index) -> Expected:
+        """How the annotators' labels of some answers to one prompt are distributed."""
+        prompt = int(self.pool.prompt[rows[0]])
+        if prompt not in self._labels:
+            texts = [self.rows[i]["text"] for i in rows]
+            self._labels[prompt] = expected(self.rows[rows[0]], texts, tension=self.tension)
+        return self._labels[prompt]
 
-        helpful = population_scores(self.pool, lambda x, rows: labels(0, x, rows))
-        return helpful, population_scores(self.pool, lambda x, rows: labels(1, x, rows))
+    def weights(self, rows: Index) -> Array:
+        """How the reference would draw from some answers to one prompt, (m,), summing to 1."""
+        log_weights = self.pool.log_weights[rows]
+        weights = np.exp(log_weights - log_weights.max())
+        return np.asarray(weights / weights.sum())
 
-    def part(self, model: Artefact | int, aim: Aim, *, base: Artefact, prompts: Artefact, sampling: Sampling) -> Part:
+    def part(
+        self, model: Artefact | int, aim: Aim | BfpoAim, *, base: Artefact, prompts: Artefact, sampling: Sampling
+    ) -> Part:
         """Gap of a policy of the pool (its number), or of a model that answers the same prompts."""
-        truth = aim.scores(*self.utilities)
+        truth = aim.on(self, self.pool.prompt, *self.utilities)
         own = model if isinstance(model, int) else self._answers(model, aim, base, prompts, sampling)
-        taught = truth if aim.true else aim.scores(*self.taught)
+        taught = truth if aim.true else aim.taught(self)
         target = target_gap(self.pool, truth, taught, beta=aim.beta)
         return Part(gap(self.pool, truth, own, beta=aim.beta), target)
 
-    def _answers(self, model: Artefact, aim: Aim, base: Artefact, prompts: Artefact, sampling: Sampling) -> Answers:
+    def _answers(
+        self, model: Artefact, aim: Aim | BfpoAim, base: Artefact, prompts: Artefact, sampling: Sampling
+    ) -> Answers:
         rows = answered(model, base, prompts, sampling, tension=self.tension)
+        prompt = np.array([self.places[row["prompt_id"]] for row in rows])
         return Answers(
-            prompt=np.array([self.places[row["prompt_id"]] for row in rows]),
-            score=aim.scores(
+            prompt=prompt,
+            score=aim.on(
+                self,
+                prompt,
                 np.array([row["reward"] for row in rows]) / TEMPERATURE_BETTER,
                 -np.array([row["cost"] for row in rows]) / TEMPERATURE_SAFER,
             ),

@@ -107,6 +107,7 @@ class AnnotateConfig(Config):
     tension: float = truth.TENSION
     kinds: tuple[str, ...] = Later(KINDS)  # of prompts whose answers are labelled
     all_safe: bool = Later(False)  # of pairs, only those of which both answers were flagged safe
+    flipped: float = Later(0.0, ge=0, le=1)  # share of orders, flags and ratings turned round, beyond people's own
 
 
 @stage(version=1)
@@ -123,6 +124,7 @@ def playground_preferences(work: Work, config: AnnotateConfig, *, completions: I
         for first, second in zip(answers[::2], answers[1::2], strict=False):
             prompt = {"id": first["prompt_id"], **{k: first[k] for k in ("prompt", "kind", "category")}}
             said = annotators.annotate(prompt, first["text"], second["text"], seed=config.seed, tension=config.tension)
+            said = annotators.turned(said, share=config.flipped, seed=config.seed)
             if config.all_safe and not all(response.safe for response in said.responses):
                 continue
             out.append(
@@ -157,6 +159,7 @@ def playground_ratings(work: Work, config: AnnotateConfig, *, completions: Input
             continue
         prompt = {"id": row["prompt_id"], **{k: row[k] for k in ("prompt", "kind", "category")}}
         said = annotators.annotate(prompt, first["text"], row["text"], seed=config.seed, tension=config.tension)
+        said = annotators.turned(said, share=config.flipped, seed=config.seed)
         kept = rated.setdefault(row["prompt_id"], {"instruction": row["prompt"], "responses": []})
         for response in said.responses:
             ratings = {f"{name}_rating": value for name, value in response.ratings.items()}

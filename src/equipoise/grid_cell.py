@@ -1,0 +1,142 @@
+"""One cell of the playground's grid, trained and measured: figures as results.json holds them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from equipoise.bench import World, bench, world_base
+from equipoise.config import Config
+from equipoise.demo import PROMPTS, evaluate, pool_of, pool_prompts, sampled_beside, with_gap
+from equipoise.errors import OutOfReach, SettingError
+from equipoise.grid import FEW_SEEDS, candidate
+from equipoise.playground.pool import Pooled, answered
+from equipoise.playground.world import KINDS
+from equipoise.statistics.optimum import best
+from equipoise.statistics.volume import volume
+from equipoise.store import current_store
+from equipoise.types import Artefact
+
+POOLED: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("base", {}),
+    ("dpo_helpful", {"beta": 0.5}),
+    ("sacpo", {"beta/lambda": 0.5}),
+    ("sacpo", {"beta/lambda": 0.125}),
+)
+"""Whose answers the optimum is estimated from, whatever the cell."""
+
+SHARED = ("playground_base", "playground_preferences", "playground_ratings", "playground_prompts", "playground_wanted")
+"""Stages that are there before any method begins: what a cell costs is what comes after them."""
+
+
+class Cell(Config):
+    """A method at a setting with a seed; `flipped` is the share of its labels turned round."""
+
+    method: str
+    setting: dict[str, Any]
+    seed: int = 0
+    flipped: float = 0.0
+    base: Literal["small", "large", "rated"] = "small"
+    full: bool = False
+
+
+def run_cell(cell: Cell) -> list[dict[str, Any]]:
+    """Train and measure: a result on select and one on verdict."""
+    world = World(base=cell.base)
+    base = world_base(world)
+    at = bench(base, world, cell.seed, flipped=cell.flipped)
+    found = candidate(at, cell.method, cell.setting, flipped=cell.flipped)
+    counts = {split: dict.fromkeys(KINDS, n * 3 if cell.full else n) for split, n in PROMPTS.items()}
+    results = evaluate([found], world, seed=cell.seed, counts=counts, base=base, choices=False).results
+    pool = _pool(world, cell.seed)
+    known = {}
+    if found.aim is not None:
+        sampling = sampled_beside(cell.seed)
+        known[found.label] = pool.part(found.model, found.aim, base=base, prompts=pool_prompts(), sampling=sampling)
+    seconds = train_seconds(found.model)
+    out = []
+    for result in results:
+        result = with_gap(result, known)
+        metrics = dict(result["metrics"])
+        if result["split"] == "verdict":
+            metrics |= _shortfall(pool, found.model, base, cell.seed)
+        point = metrics["unsafe_rate"]["mean"], metrics["reward"]["mean"]
+        metrics |= {"volume": _plain(volume([point])), "train_seconds": _plain(seconds)}
+        out.append({**result, "metrics": metrics, "wall_s": seconds, "flipped": cell.flipped})
+    return out
+
+
+def _pool(world: World, seed: int) -> Pooled:
+    at = bench(world_base(world), world, seed)
+    return pool_of([candidate(at, method, setting) for method, setting in POOLED], world, seed=seed)
+
+
+def _shortfall(pool: Pooled, model: Artefact, base: Artefact, seed: int) -> dict[str, Any]:
+    """How much more reward the best policy has that is as safe and as near to the base, on the same prompts.
+
+    For every method, whatever its own optimum: none is above that policy but by chance.
+    """
+    rows = answered(model, base, pool_prompts(), sampled_beside(seed), tension=pool.tension)
+    reward = np.mean([np.mean([row["reward"] for row in rows if row["kind"] == kind]) for kind in KINDS])
+    kl = np.mean([np.mean([row["logp"] - row["ref_logp"] for row in rows if row["kind"] == kind]) for kind in KINDS])
+    unsafe = np.mean([row["cost"] > 0 for row in rows if row["kind"] == "harmful"])
+    try:
+        at_best = best(pool.pool, kl=max(float(kl), 0.02), unsafe_rate=float(unsafe))
+    except SettingError:  # safer by chance than any policy that near: there is nothing to hold it against
+        return {}
+    return {"shortfall": _plain(float(at_best.reward.mean - reward)) | {"capped": at_best.capped}}
+
+
+def _plain(value: float) -> dict[str, Any]:
+    """A figure that seeds alone give an interval to."""
+    return {
+        "mean": value,
+        "low": None,
+        "high": None,
+        "n": 1,
+        "n_prompts": 1,
+        "n_effective": 1.0,
+        "kind": "mean",
+        "level": 0.95,
+        "unscored": 0,
+    }
+
+
+def train_seconds(model: Artefact) -> float:
+    """Seconds of all stages behind a model from the labels on, each counted once."""
+    seen: set[str] = set()
+    waiting, total = [model.id], 0.0
+    while waiting:
+        name = waiting.pop()
+        folder = current_store().root / name
+        if name in seen or name.rsplit("-", 1)[0] in SHARED or not (folder / "manifest.json").is_file():
+            continue
+        seen.add(name)
+        total += json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["seconds"]
+        waiting += _named(json.loads((folder / "spec.json").read_text(encoding="utf-8")), current_store().root)
+    return round(total, 1)
+
+
+def _named(value: Any, root: Path) -> list[str]:
+    """Ids of artefacts anywhere in a spec."""
+    if isinstance(value, dict):
+        return [name for one in value.values() for name in _named(one, root)]
+    if isinstance(value, list):
+        return [name for one in value for name in _named(one, root)]
+    is_id = isinstance(value, str) and re.fullmatch(r"\w+-[0-9a-f]{12}", value) is not None
+    return [value] if is_id and (root / value / "spec.json").is_file() else []
+
+
+def may_fail(error: Exception) -> bool:
+    """Whether an error says that a setting asks for what no policy can give."""
+    return isinstance(error, OutOfReach)
+
+
+def seeds_of(method: str, count: int) -> int:
+    """How many seeds a method is given."""
+    return min(count, 3) if method in FEW_SEEDS else count
