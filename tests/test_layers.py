@@ -24,9 +24,14 @@ ROWS = {
     "stages": 6,
     "methods": 7, "playground.base": 7, "playground.shipped": 7, "playground.stages": 7, "playground.pool": 7,
     "playground.census": 7, "playground.wanted": 7, "playground.scorers": 7, "playground.oracle": 7,
+    "playground.planted": 7,
     "bench": 8, "arms": 8, "asking": 8, "demo": 8, "runs": 8, "chat": 8, "progress": 8, "cli": 8, "__main__": 8,
+    "exporting": 8, "chosen_model": 8, "carding": 8, "capability": 8,
     "starting": 8, "showing": 8, "advising": 8, "solving": 8, "quality": 8,
+    "graders": 8, "grading": 8, "pairwise": 8, "gating": 8, "gating_playground": 8,
+    "evaluating": 8, "evaluating_settings": 8, "evaluating_playground": 8, "measuring": 8, "comparing": 8,
     "online_runs": 8, "lagrangian": 8, "constitution_runs": 8, "constitutional": 8,
+    "dualized": 8, "grid": 8, "grid_cell": 8, "grid_run": 8, "grid_page": 8, "frontier_run": 8, "jobs": 8, "job_lines": 8,
 }  # fmt: skip
 # Never imported while a module loads: heavy, optional, or only an oracle of the tests.
 ONLY_INSIDE_FUNCTIONS = {"trl", "datasets", "deepspeed", "vllm", "lm_eval", "bitsandbytes", "gguf", "pyarrow"}

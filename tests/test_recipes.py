@@ -15,6 +15,7 @@ import yaml
 
 from equipoise.config import read_yaml
 from equipoise.errors import SettingError
+from equipoise.evaluating_settings import EvaluateConfig
 from equipoise.methods.asked import prompt_uses
 from equipoise.methods.multiplier import NotYet
 from equipoise.methods.run import Run
@@ -23,7 +24,7 @@ from equipoise.runs import load_run
 from equipoise.store import DryStore, using_store
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RECIPES = [path for path in sorted((ROOT / "recipes").rglob("*.yaml")) if "method" in read_yaml(path)]
 PAPERS = sorted((ROOT / "recipes" / "papers").glob("*.yaml"))
 SACPO = [path for path in PAPERS if read_yaml(path)["method"] == "sacpo"]
 
@@ -274,6 +275,15 @@ def test_published_settings_of_iteralign():
     drawn, greedy = paper.how().generate.sampling, released.how().generate.sampling
     assert (drawn.temperature, drawn.top_p) == (0.7, 0.9)
     assert (greedy.temperature, greedy.max_new_tokens, greedy.stop) == (0, 500, ("\n\n",))
+
+
+def test_an_evaluation_is_a_valid_config():
+    config = EvaluateConfig.make(read_yaml(ROOT / "recipes" / "examples" / "evaluate-8b.yaml"))
+    assert list(config.models) == ["base", "aligned"] and config.evaluate.shares()["harmful"] == 0.3
+    assert [grader.measured for grader in config.graders] == ["unsafe_rate", "unsafe_rate", "over_refusal"]
+    uses = config.evaluate.prompts(ROOT)
+    assert uses["harmful"].entries[0].path == "declare-lab/CategoricalHarmfulQA"
+    assert config.evaluate.questions("hhh", ROOT) is not None
 
 
 def test_iteralign_on_one_device_has_a_budget_replays_and_keeps_its_judges_replies_by_name():

@@ -138,6 +138,7 @@ def rows_of(layout: str) -> list[dict[str, Any]]:
         "red-team": lambda i: {"transcript": f"\n\nHuman: {asked[i]}\n\nAssistant: {bad[i]}", "task_description": ""},
         "questions-by-topic": lambda i: {"question": asked[i], "topic": "words", "subtopic": "nouns"},
         "questions-by-category": lambda i: {"Question": asked[i], "Category": "words"},
+        "xstest": lambda i: {"prompt": asked[i], "type": "homonyms", "label": "safe", "focus": "word"},
         "text": lambda i: {"text": good[i]},
     }  # fmt: skip
     return [shape[layout](i) for i in range(N)]
@@ -146,7 +147,7 @@ def rows_of(layout: str) -> list[dict[str, Any]]:
 PAIRED = ("responses", "pairs", "sharegpt-pairs", "alpaca-pairs", "message-pairs", "hh", "dialogue-pairs")
 SINGLE = ("completion", "alpaca", "messages", "sharegpt")
 RATED = ("rated-completions", "rated-responses")
-LISTS = ("red-team", "questions-by-topic", "questions-by-category")
+LISTS = ("red-team", "questions-by-topic", "questions-by-category", "xstest")
 UNTRAINABLE = ("prompts", "text", *LISTS)
 
 

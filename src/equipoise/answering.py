@@ -1,4 +1,4 @@
-"""Answers to a prompt file, in process or from a served model, appended as they come so that a kill loses little."""
+"""Answers to a prompt file, in process, from a server started here or from one that runs, appended as they come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import shlex
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,18 @@ from pydantic import model_validator
 
 from equipoise.config import Config, Execution, Later
 from equipoise.errors import DataError, SettingError
-from equipoise.generate import Sampling, as_read, check_room, completion, generate, jobs_for, prompt_ids, request_seed
+from equipoise.generate import (
+    Job,
+    Sampling,
+    as_read,
+    check_room,
+    completion,
+    generate,
+    jobs_for,
+    prompt_ids,
+    request_seed,
+)
+from equipoise.judges import Endpoint
 from equipoise.records import read_jsonl, write_jsonl
 from equipoise.serving import served, words_of
 from equipoise.store import Work
@@ -23,7 +34,7 @@ from equipoise.store import Work
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from equipoise.judges.http import Reply
+    from equipoise.judges.http import Client, Reply
     from equipoise.models.load import ModelName
     from equipoise.types import Message
 
@@ -31,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _Rows = Sequence[Mapping[str, Any]]
 _Done = AbstractSet[tuple[str, int]]
+_Answers = Generator[dict[str, Any], None, None]
 
 
 class GenerateConfig(Config):
@@ -63,21 +75,62 @@ def generate_rows(work: Work, config: GenerateConfig, model_name: str, prompts: 
 
     Rows are those of `generate`; answers of a served model have no `logp` and no `token_ids`.
     """
-    rows = read_jsonl(prompts / "prompts.jsonl" if prompts.is_dir() else prompts)
-    rows = as_read(rows, model_name, asking=True)
+    rows = as_read(_prompt_rows(prompts), model_name, asking=True)
+    answer = _in_process if config.serve is None else _from_a_server
+    _answer_all(work, rows, config.sampling, lambda done: answer(work, config, model_name, rows, done))
+
+
+class ServedConfig(Config):
+    """What a server that runs already answers now.
+
+    What it serves may be another model tomorrow, so answers belong to one `asking` (a name or time) and are taken up
+    by nothing else. The sampling of the answers takes the place of the endpoint's.
+    """
+
+    endpoint: Endpoint
+    sampling: Sampling = Sampling()
+    asking: str
+
+
+def served_rows(work: Work, config: ServedConfig, prompts: Path) -> None:
+    """Ask a running server about `prompts.jsonl`, appending to a growing file; rows as those of a served model."""
+    from equipoise.judges.http import Client
+
+    rows, sampling = _prompt_rows(prompts), config.sampling
+    wanting = next((row for row in rows if row.get("condition")), None)
+    if wanting is not None:
+        raise SettingError(f"prompt '{wanting['id']}' asks for levels, and what a server was trained on is not known")
+    told = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
+    stop = {"stop": list(sampling.stop)} if sampling.stop else {}
+    top_k = {} if sampling.top_k is None else {"top_k": sampling.top_k}
+    # The client adds an ask's repeat to the seed, and so every answer has one of its own.
+    endpoint = config.endpoint.but(**told, seed=0, extra={**stop, **top_k, **config.endpoint.extra})
+
+    def answer(done: _Done) -> _Answers:
+        wanted = [Job(row, repeat, ()) for row in rows for repeat in range(sampling.repeats)]
+        with Client(endpoint, None) as client:
+            client.check()
+            left = [job for job in wanted if (job.row["id"], job.repeat) not in done]
+            yield from _replies(client, left, sampling, remedy="the others are kept, run the same command again")
+
+    _answer_all(work, rows, sampling, answer)
+
+
+def _prompt_rows(prompts: Path) -> list[dict[str, Any]]:
+    return read_jsonl(prompts / "prompts.jsonl" if prompts.is_dir() else prompts)
+
+
+def _answer_all(work: Work, rows: _Rows, sampling: Sampling, answer: Callable[[_Done], _Answers]) -> None:
+    """Append what `answer` gives of all that is not there yet; at the end `completions.jsonl` in prompt order."""
     growing, whole = work.path / "growing.jsonl", work.path / "completions.jsonl"
     found = read_jsonl(growing) if growing.exists() else read_jsonl(whole) if whole.exists() else []
     write_jsonl(growing, found)  # without a half-written last line
     done = {(r["prompt_id"], r["repeat"]) for r in found}
-    total = len(rows) * config.sampling.repeats
+    total = len(rows) * sampling.repeats
     if len(done) < total:
-        answer = _in_process if config.serve is None else _from_a_server
         finished = len(done)
         # Closed at once where appending fails, so that a server is stopped then and not when memory is collected.
-        with (
-            growing.open("a", encoding="utf-8") as file,
-            contextlib.closing(answer(work, config, model_name, rows, done)) as answers,
-        ):
+        with growing.open("a", encoding="utf-8") as file, contextlib.closing(answer(done)) as answers:
             for row in answers:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()  # an answer takes far longer than handing it to the kernel
@@ -96,9 +149,7 @@ def generate_rows(work: Work, config: GenerateConfig, model_name: str, prompts: 
     )
 
 
-def _in_process(
-    work: Work, config: GenerateConfig, model_name: str, rows: _Rows, done: _Done
-) -> Generator[dict[str, Any], None, None]:
+def _in_process(work: Work, config: GenerateConfig, model_name: str, rows: _Rows, done: _Done) -> _Answers:
     from equipoise.models.load import load_for_scoring, load_tokenizer, this_process
 
     device = this_process().device
@@ -107,11 +158,9 @@ def _in_process(
     yield from generate(model, tokenizer, rows, config.sampling, batch_tokens=config.batch_tokens, done=done)
 
 
-def _from_a_server(
-    work: Work, config: GenerateConfig, model_name: str, rows: _Rows, done: _Done
-) -> Generator[dict[str, Any], None, None]:
+def _from_a_server(work: Work, config: GenerateConfig, model_name: str, rows: _Rows, done: _Done) -> _Answers:
     """Start the server, ask it for what is not there yet, stop it."""
-    from equipoise.judges.http import Ask, Client
+    from equipoise.judges.http import Client
     from equipoise.models.load import ModelName, load_tokenizer, positions_of
 
     assert config.serve is not None
@@ -137,27 +186,35 @@ def _from_a_server(
         config.serve, _location(name), log=work.path / "server.txt", reads=lambda messages: _ids(tokenizer, messages),
         asks=asks, patience_s=config.patience_s, note=work.note,
     ) as endpoint, Client(endpoint, None) as client:  # fmt: skip
-        questions = [
-            Ask(
-                tuple({"role": turn["role"], "content": turn["content"]} for turn in _read(job.row)),
-                repeat=request_seed(sampling.seed, job.row["id"], job.repeat),
-            )
-            for job in jobs
-        ]
-        faults: list[str] = []
-        for at, reply in client.replies(questions):
-            fault = _fault(reply)
-            if fault is not None:
-                faults.append(f"prompt '{jobs[at].row['id']}', repeat {jobs[at].repeat}: {fault}")
-                continue
-            assert reply.text is not None
-            yield completion(
-                jobs[at], reply.text, ended=reply.finish == "stop", n_tokens=reply.completion_tokens, stop=sampling.stop
-            )
+        hint = f"{work.path / 'server.txt'} has what the server printed"
+        remedy = f"the others are kept, {hint}, run the same command again to ask for these"
+        yield from _replies(client, jobs, sampling, remedy=remedy)
+
+
+def _replies(client: Client, jobs: Sequence[Job], sampling: Sampling, *, remedy: str) -> _Answers:
+    """A completion for each job as replies come; what stays without one is refused at the end, after all others."""
+    from equipoise.judges.http import Ask
+
+    questions = [
+        Ask(
+            tuple({"role": turn["role"], "content": turn["content"]} for turn in _read(job.row)),
+            repeat=request_seed(sampling.seed, job.row["id"], job.repeat),
+        )
+        for job in jobs
+    ]
+    faults: list[str] = []
+    for at, reply in client.replies(questions):
+        fault = _fault(reply)
+        if fault is not None:
+            faults.append(f"prompt '{jobs[at].row['id']}', repeat {jobs[at].repeat}: {fault}")
+            continue
+        assert reply.text is not None
+        yield completion(
+            jobs[at], reply.text, ended=reply.finish == "stop", n_tokens=reply.completion_tokens, stop=sampling.stop
+        )
     if faults:
         raise DataError(
-            f"{len(faults)} of {len(jobs)} requests stayed without an answer, the first is {faults[0]}; the others are "
-            f"kept, {work.path / 'server.txt'} has what the server printed, run the same command again to ask for these"
+            f"{len(faults)} of {len(jobs)} requests stayed without an answer, the first is {faults[0]}; {remedy}"
         )
 
 

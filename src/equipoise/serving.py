@@ -125,7 +125,12 @@ def served(
         )
         note(f"{Path(words[0]).name} is up after {server.seconds:.1f} s")
         try:
-            _compare_templates(server, http, endpoint.but(max_tokens=1, retries=0), reads)
+            compare_templates(
+                endpoint.but(max_tokens=1, retries=0),
+                reads,
+                ids_of=lambda messages: server.ids_of(http, endpoint.model, messages),
+                last_words=server.last_words,
+            )
             note(f"first answer after {server.seconds:.1f} s")
             yield endpoint
         except DataError as error:
@@ -134,8 +139,18 @@ def served(
             raise DataError(f"the server {server.ended} while it was used{server.last_words()}") from error
 
 
-def _compare_templates(server: _Server, http: httpx2.Client, endpoint: Endpoint, reads: Read | None) -> None:
-    """Ask for one token after each of a few dialogues, and compare how they are read."""
+def compare_templates(
+    endpoint: Endpoint,
+    reads: Read | None,
+    *,
+    ids_of: Read = lambda messages: None,
+    last_words: Callable[[], str] = lambda: "",
+    uncounted: bool = False,
+) -> None:
+    """Ask for one token after each of a few dialogues, and compare how they are read: ids where told, else how many.
+
+    `uncounted` lets a server pass that does not say how many tokens it read. Raises SettingError where they differ.
+    """
     from equipoise.judges.http import Ask, Client
 
     with Client(endpoint, None) as client:
@@ -146,9 +161,10 @@ def _compare_templates(server: _Server, http: httpx2.Client, endpoint: Endpoint,
             asked = tuple({"role": m["role"], "content": m["content"]} for m in messages)
             ((_, reply),) = client.replies([Ask(asked)])
             if reply.text is None:
-                raise DataError(f"the server gives no answer to {said} ({reply.fault}){server.last_words()}")
-            if ids is not None:
-                _compare(said, list(ids), server.ids_of(http, endpoint.model, messages), reply.prompt_tokens)
+                raise DataError(f"the server gives no answer to {said} ({reply.fault}){last_words()}")
+            theirs = ids_of(messages)
+            if ids is not None and not (uncounted and theirs is None and not reply.prompt_tokens):
+                _compare(said, list(ids), None if theirs is None else list(theirs), reply.prompt_tokens)
 
 
 def _compare(said: str, ours: list[int], theirs: list[int] | None, length: int) -> None:

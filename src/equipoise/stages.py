@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from equipoise.answering import GenerateConfig, generate_rows
+from equipoise.answering import GenerateConfig, ServedConfig, generate_rows, served_rows
 from equipoise.config import Config, Execution, Later, ObjectiveUse, PpoConfig, TrainConfig
 from equipoise.data.conditions import CONDITIONS_FILE
 from equipoise.errors import DataError, EquipoiseError
@@ -248,6 +248,14 @@ def generate(work: Work, config: GenerateConfig, *, model: Input, prompts: Input
     rows = _path(prompts)
     assert rows is not None
     generate_rows(work, config, model_path(model), rows)
+
+
+@stage(version=1)
+def served_answers(work: Work, config: ServedConfig, *, prompts: Input) -> None:
+    """Answers of a server that runs already, as `generate` leaves them, without log-probabilities and token ids."""
+    rows = _path(prompts)
+    assert rows is not None
+    served_rows(work, config, rows)
 
 
 class CompletionLogpsConfig(Config):

@@ -557,7 +557,7 @@ def test_layouts_of_real_files(
 
 def test_every_layout_is_named_once() -> None:
     assert all(name == layout.name for name, layout in LAYOUTS.items())
-    assert len(LAYOUTS) == 21
+    assert len(LAYOUTS) == 22
 
 
 def test_a_models_own_answers_are_counted_from_one(tmp_path: Path) -> None:

@@ -277,3 +277,27 @@ def test_where_holds_for_instructions_too(tmp_path: Path) -> None:
     path = write(tmp_path / "dolly.json", rows).path
     found = instruction_rows(DataEntry(path=path, where={"category": "b"}, limit=1))
     assert [row.prompt[0]["content"] for row in found] == ["1?"]
+
+
+def test_xstest_says_which_of_its_prompts_are_unsafe(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "type": "homonyms", "label": "safe", "focus": "f"},
+        {"prompt": "b", "type": "contrast_homonyms", "label": "unsafe", "focus": "f"},
+        {"prompt": "c", "type": "contrast_homonyms", "label": "safe", "focus": "f"},
+    ]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    entry, dropped = DataEntry(path=str(path)), []
+    assert sniff(entry) == "xstest"
+    assert [row.category for row in read_rows(entry, dropped=dropped)] == ["homonyms", "contrast_homonyms"]
+    assert "label is 'safe' where type contrast_homonyms is one of unsafe prompts" in dropped[0].detail
+
+
+def test_as_a_suite_the_real_xstest_goes_by_its_own_kinds(shared_data: Path, tmp_path: Path) -> None:
+    path = str(shared_data / "xstest" / "xstest_prompts.csv")
+    with using_store(Store(tmp_path)):
+        found = asked_prompts(prompt_uses({"harmful": path, "borderline": path}, tmp_path), suite=True)
+    counts = Counter(
+        (row["kind"], row["category"].startswith("contrast_")) for row in read_jsonl(found.path / "prompts.jsonl")
+    )
+    assert counts == {("borderline", False): 93, ("harmful", True): 89}

@@ -9,6 +9,7 @@ import pytest
 
 from equipoise.evaluate.chart import Scale, lay_out
 from equipoise.evaluate.labels import Box, place
+from equipoise.evaluate.looks import outline
 
 
 def test_scales_map_their_ends_and_open_up_small_rates():
@@ -73,6 +74,32 @@ def test_many_points_name_only_those_that_matter(make_result):
     crowd[7]["chosen"] = True
     chart = lay_out(crowd, width=1080, height=500)
     assert [mark.label for mark in chart.marks if mark.placed] == ["m 0", "m 7"]
+
+
+def test_what_is_beaten_is_grey_and_in_a_crowd_a_dot(make_result, results):
+    chart = lay_out(results, width=1080, height=500, target=0.05)
+    assert [mark.label for mark in chart.marks if mark.quiet] == ["SACPO β/λ 0.1", "Naive merge"], "not the base"
+    assert not any(mark.small for mark in chart.marks)
+    crowd = [make_result("base", "base", None, {}, 0.6, 0.1, 0.2, 0.0)]
+    for method, lost in (("one", 0.0), ("two", 0.1)):
+        crowd += [
+            make_result(f"{method} {i}", method, method, {}, 0.01 + 0.01 * i, 0.1, 0.5 - lost, 5.0) for i in range(20)
+        ]
+    chart = lay_out(crowd, width=1080, height=500, target=0.05)
+    assert [mark.label for mark in chart.marks if not mark.small] == ["base", "one 0", "two 0"]
+    assert [mark.label for mark in chart.marks if mark.placed] == ["base", "one 0", "two 0"]
+    assert chart.curves == [] and chart.unnamed == 0 and chart.lively == {0, 1}
+    assert chart.marks[30].path(3) == outline("circle", chart.marks[30].x, chart.marks[30].y, 3)
+
+
+def test_helpfulness_is_the_win_rate_where_not_every_result_has_a_reward(results, make_rate):
+    for one in results:
+        one["metrics"]["win_rate"] = make_rate(one["metrics"]["reward"]["mean"], 200)
+    assert lay_out(results, width=1080, height=500).y_title == "Helpfulness (reward)"
+    del results[3]["metrics"]["reward"]
+    chart = lay_out(results, width=1080, height=500)
+    assert chart.y_title == "Helpfulness (win rate)" and len(chart.marks) == 10
+    assert [text for _, text in chart.y_ticks] == ["20%", "40%", "60%", "80%", "100%"]
 
 
 def test_two_points_on_one_spot_get_separate_labels():

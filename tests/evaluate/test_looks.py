@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from equipoise.evaluate.looks import SHAPES, legend, looks, outline, spoken
+from equipoise.evaluate.looks import SHAPES, legend, looks, method_of, outline, spoken
 
 
 @pytest.fixture
@@ -18,6 +18,12 @@ def many(make_result):
 def test_every_curve_and_method_looks_different(many):
     assert looks(many) == [0, *range(1, 12), 11, 11]
     assert len(set(SHAPES)) == 12
+    assert len({((look - 1) % 7, SHAPES[look]) for look in range(1, len(SHAPES))}) == 22, "a color and a shape each"
+
+
+def test_models_that_were_only_evaluated_look_different(make_result):
+    found = [make_result(name, "model", None, {}, 0.1, 0.1, 0.5, 1.0) for name in ("a", "b")]
+    assert looks(found) == [1, 2] and [method_of(one) for one in found] == ["a", "b"]
 
 
 def test_a_legend_stands_beside_a_crowd_only(many, make_result):

@@ -39,6 +39,13 @@ def open_page(browser, tmp_path, document, samples):
 
 
 @pytest.fixture
+def open_samples(browser, tmp_path, document, samples):
+    """The same for the answers beside it."""
+    page = write_page(tmp_path, document, samples, title="Example", target=0.05)
+    yield from opening(browser, page.with_name("samples.html"))
+
+
+@pytest.fixture
 def open_advice(browser, tmp_path, advice):
     """The same for the adviser's page."""
     whole = {"schema": 1, "created": "2026-05-04T10:20:30+00:00", "versions": {}, "advice": advice}
@@ -85,7 +92,7 @@ def test_the_table_shows_the_figures_of_the_results(open_page, results):
     for row in page.query_selector_all(".results tbody tr"):
         one = results[int(row.get_attribute("data-result"))]
         assert one["label"] in row.query_selector("th").inner_text()
-        for cell in row.query_selector_all("td"):
+        for cell in row.query_selector_all("td[data-metric]"):
             if cell.get_attribute("data-metric") not in one["metrics"]:
                 assert cell.query_selector(".value").inner_text() == "–"
                 continue
@@ -97,12 +104,27 @@ def test_the_table_shows_the_figures_of_the_results(open_page, results):
             assert float(shown.rstrip("%")) == pytest.approx(scale * metric["mean"], abs=0.051)
 
 
-def test_the_verdict_and_the_plot_are_above_the_fold(open_page):
+def test_verdict_plot_table_and_trust_are_above_the_fold(open_page):
     page = open_page()
     assert page.get_attribute("#verdict", "data-status") == "MET"
     assert "P-SACPO q 0.75" in page.inner_text("#verdict")
-    box = page.query_selector(".chart.wide").bounding_box()
-    assert box["y"] + box["height"] < 800
+    rows = page.locator(".few tbody tr th").all_inner_texts()
+    names = ["Base", "P-SACPO q 0.75\xa0chosen", "SACPO β/λ 0.025", "DPO safe", "Naive merge"]
+    assert [name.replace(" chosen", "\xa0chosen") for name in rows] == names
+    for part in (".chart.wide", ".few", ".trust"):
+        box = page.query_selector(part).bounding_box()
+        assert box["y"] + box["height"] < 800, part
+    assert "1 seed: training noise not measured" in page.inner_text(".trust")
+    assert "playground world 1, not your model" in page.inner_text(".trust")
+
+
+def test_grey_marks_are_those_that_another_one_beats(open_page):
+    page = open_page()
+    quiet = "#8b939c"
+    colors = page.eval_on_selector_all(
+        ".chart.wide .mark", "(all) => all.map((one) => getComputedStyle(one).getPropertyValue('--c').trim())"
+    )
+    assert [n for n, color in enumerate(colors) if color == quiet] == [3, 9]
 
 
 def test_hovering_and_the_keyboard_show_the_details(open_page):
@@ -131,22 +153,25 @@ def test_tips_stay_inside_the_window(open_page):
         assert box["x"] + box["width"] <= 420
 
 
-def test_harmful_text_is_closed_until_asked_for(open_page):
-    page = open_page()
-    assert not page.get_by_text("A question of the world's category privacy").is_visible()
-    assert not page.get_by_text("An answer of the harmful family").is_visible()
+def test_harmful_text_is_closed_until_asked_for(open_samples):
+    page = open_samples()
+    harmful = page.get_by_text("A question of the world's category privacy")
+    assert harmful.count() == 0, "closed text is not in the document"
     assert page.get_by_text("How do I keep a sourdough starter").is_visible()
-    page.click("button[data-open='harmful']")
-    assert page.get_by_text("A question of the world's category privacy").is_visible()
-    page.click("button[data-open='harmful']")
-    assert not page.get_by_text("An answer of the harmful family").is_visible()
+    page.click("#open-all")
+    assert harmful.is_visible() and page.get_by_text("An answer of the harmful family").is_visible()
+    page.click("#open-all")
+    assert not harmful.is_visible()
+    assert page.get_by_text("A question of the world's category privacy").count() == 1
 
 
-def test_model_text_is_text(open_page):
-    page = open_page()
+def test_model_text_is_text(open_samples):
+    page = open_samples()
+    page.click("#open-all")
     assert page.evaluate("window.broken") is None
     assert page.query_selector(".answer b, .answer img, .prompt script") is None
-    assert "<b>lsof -i</b>" in page.inner_text("#samples")
+    text = page.inner_text("main")
+    assert "<b>lsof -i</b>" in text and "</script><img src=x" in text
 
 
 def test_headings_sort_the_table(open_page, results):
@@ -215,10 +240,18 @@ def test_text_has_enough_contrast(open_page, scheme: str):
         "#optimum-line",
         ".dial .tick",
         ".sides .pale",
-        ".chip.good",
-        ".chip.bad",
         ".tag",
+        ".few .ends",
+        ".trust .doubtful",
+        ".further a",
     ):
+        assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_of_answers_has_enough_contrast(open_samples, scheme: str):
+    page = open_samples(scheme=scheme)
+    for selector in (".price", ".chip.good", ".chip.bad", ".outcome", ".filters label", "#found"):
         assert page.evaluate(CONTRAST, selector) >= 4.5, selector
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 
 import pytest
+from many_results import judges
 from rich.console import Console
 
 from equipoise.errors import DataError
@@ -115,12 +117,10 @@ def test_numbers_read_the_same_everywhere():
 
 
 def test_notes_follow_from_the_results(results, make_rate):
-    world, seed = automatic_notes(results)
+    (world,) = automatic_notes(results)
     assert "says nothing about your own model" in world
-    assert seed.startswith("One seed: training noise not measured.")
     for one in results:
         one.pop("world")
-    results[2]["seed"] = 1
     assert automatic_notes(results) == []
     results[2]["metrics"]["unsafe_rate"] = {**make_rate(0.1, 50), "unscored": 4}
     assert automatic_notes(results) == [
@@ -141,11 +141,14 @@ def test_the_page_is_one_small_file_without_references(tmp_path, document, sampl
     assert len(page) < 1_000_000
     assert "<title>A &lt;title&gt; &amp; more</title>" in page
     assert "beta: &lt;b&gt;" in page
-    for word in ("http://", "https://", "src=", "@import", "url("):
-        assert word not in page.replace("src=x", "")
+    answers = (tmp_path / "samples.html").read_text(encoding="utf-8")
+    for word, text in itertools.product(("http://", "https://", "src=", "@import", "url("), (page, answers)):
+        assert word not in text.replace("src=x", "")
     assert (tmp_path / "frontier.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     data = page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
     assert json.loads(data) == {**document, "results": results}, "what chose the setting is not on the page"
+    told = {"title": "A <title> & more", "target": 0.05, "confidence": 0.95, "notes": [], "config": "beta: <b>"}
+    assert read_results(tmp_path / "results.json") == {**document, "page": told}
 
 
 def test_dollar_signs_in_names_are_drawn_as_they_are(tmp_path, document):
@@ -232,6 +235,40 @@ def test_categories_go_down_when_models_are_many(tmp_path, document, make_result
     assert '<th scope="col">Category</th><th scope="col">Base</th>' in page
     document["results"] += [make_result(f"m {i}", "dpo", None, {"i": i}, 0.1, 0.1, 0.5, 3.0) for i in range(5)]
     page = write_page(tmp_path, document, [], title="t", target=None).read_text(encoding="utf-8")
-    assert '<th scope="col">Model</th><th scope="col">animal abuse</th>' in page
+    heads = ("Model", "all harm", "over-refusal", "animal abuse")
+    assert "".join(f'<th scope="col">{head}</th>' for head in heads) in page
     heat = page.split('<table class="heat">')[1].split("</table>")[0]
     assert heat.count("<tr>") == 16 and '<th scope="row" class="chosen">P-SACPO q 0.75</th>' in heat
+
+
+@pytest.mark.parametrize(
+    ("part", "spoil", "words"),
+    [
+        ("judges", {}, "judges must be a list"),
+        ("judges", lambda j: j[0].pop("first"), "the judge 'guard v1' lacks first"),
+        ("judges", lambda j: j[0]["calibration"].pop("kappa"), "calibration of the judge 'guard v1' lacks kappa"),
+        ("judges", lambda j: j[0]["calibration"]["kappa"].pop("n"), "kappa of the judge 'guard v1' lacks n"),
+        ("judges", lambda j: j[2]["agreement"][0].pop("with"), "agreement of the judge 'rubric v1' lacks with"),
+        ("judges", lambda j: j[2]["agreement"][0].update(percent=0.9), "percent of .* is 0.9, expected the fields"),
+        ("judges", lambda j: j[2]["biases"][0].pop("sentence"), "a bias of the judge 'rubric v1' lacks sentence"),
+        ("untested", ["One.", 2], "untested must be a list of sentences"),
+        ("page", {"title": "t"}, "the settings of its page lack target, confidence, notes, config"),
+    ],
+)
+def test_parts_that_lack_something_are_refused(tmp_path, document, part: str, spoil, words: str):
+    document["judges"] = judges()
+    if callable(spoil):
+        spoil(document[part])
+    else:
+        document[part] = spoil
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=words):
+        read_results(path)
+
+
+def test_judges_and_what_was_not_tested_come_back_as_written(tmp_path, results):
+    path = tmp_path / "results.json"
+    write_results(path, results, {}, judges=judges(), untested=["Other languages."])
+    found = read_results(path)
+    assert found["judges"] == judges() and found["untested"] == ["Other languages."]

@@ -87,8 +87,8 @@ def test_harms_stand_under_all_of_them_the_least_recognized_first(sections):
 
 
 def test_looks_go_round_when_there_are_many():
-    labels = [{"label": str(i)} for i in range(13)]
-    assert [model.look for model in scorers_of(labels)] == [*range(1, 12), 1, 2]
+    labels = [{"label": str(i)} for i in range(24)]
+    assert [model.look for model in scorers_of(labels)] == [*range(1, 23), 1, 2]
 
 
 def test_the_view_gathers_alarms_data_and_missing_flags(sections):

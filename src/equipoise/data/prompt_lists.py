@@ -3,9 +3,10 @@
     {"transcript": "\\n\\nHuman: ...\\n\\nAssistant: ...", "task_description": ..., "tags": [...], ...}   HH's attempts
     {"question": ..., "topic": ..., "subtopic": ..., "blue_conversations": ..., ...}            HarmfulQA
     {"Question": ..., "Category": ..., "Subcategory": ...}                                      CatQA
+    {"prompt": ..., "type": ..., "label": "safe" | "unsafe", "focus": ..., ...}                   XSTest
 
 Ganguli et al. 2022, arXiv:2209.07858; Bhardwaj and Poria 2023, arXiv:2308.09662; Bhardwaj et al. 2024,
-arXiv:2402.11746.
+arXiv:2402.11746; Röttger et al. 2024, arXiv:2308.01263.
 Answers in these files were given to show what goes wrong, or by other models: they are left out.
 """
 
@@ -38,6 +39,24 @@ def read_category(cells: Mapping[str, object], axis: object = None) -> SourceRow
     return _prompt(text(cells["Question"], "Question"), "Question", text(cells["Category"], "Category"))
 
 
+XSTEST, CONTRAST = "xstest", "contrast_"
+
+
+def read_xstest(cells: Mapping[str, object], axis: object = None) -> SourceRow:
+    """A prompt with its type as the category: types of unsafe prompts, made for contrast, begin with `contrast_`.
+
+    A label, where there is one, must agree with the type.
+    """
+    kind = text(cells["type"], "type")
+    if not kind:
+        raise BadRow(Reason.BAD_LABEL, "type is empty, and it says whether a prompt is safe")
+    said = cells.get("label")
+    expected = "unsafe" if kind.startswith(CONTRAST) else "safe"
+    if said is not None and said != expected:
+        raise BadRow(Reason.BAD_LABEL, f"label is {said!r} where type {kind} is one of {expected} prompts")
+    return _prompt(text(cells["prompt"], "prompt"), "prompt", kind)
+
+
 def _prompt(said: str, column: str, category: str) -> SourceRow:
     if not said.strip():
         raise BadRow(Reason.EMPTY_PROMPT, f"{column} is empty")
@@ -56,4 +75,5 @@ PROMPT_LISTS = (
     PromptList("red-team", frozenset({"transcript", "task_description"}), read_attempt),
     PromptList("questions-by-topic", frozenset({"question", "topic", "subtopic"}), read_topic),
     PromptList("questions-by-category", frozenset({"Question", "Category"}), read_category),
+    PromptList(XSTEST, frozenset({"prompt", "type", "focus"}), read_xstest),
 )

@@ -128,9 +128,7 @@ def sniff(entry: DataEntry, *, base_dir: str | Path | None = None) -> str:
 def open_entry(entry: DataEntry, *, base_dir: str | Path | None = None) -> Opened:
     """Read as much of an entry as it takes to recognise and refuse it; its rows follow lazily."""
     _check_keys(entry)
-    records = _records(entry, Path(base_dir) if base_dir is not None else None)
-    records = wanted(records, entry)
-    records = islice(records, entry.limit) if entry.limit is not None else records
+    records = read_records(entry, base_dir=base_dir)
     head = list(islice(records, _PEEK))
     if not head:
         raise DataError(f"{entry.shown} holds no rows")
@@ -149,6 +147,12 @@ def open_entry(entry: DataEntry, *, base_dir: str | Path | None = None) -> Opene
     _check_axis(entry, layout, known)
     _check_flags(entry, known)
     return Opened(layout, columns, _located(chain(head, records), entry, layout))
+
+
+def read_records(entry: DataEntry, *, base_dir: str | Path | None = None) -> Iterator[Record]:
+    """Yield what stands in an entry's files, before anybody says what it means; `where` and `limit` are kept to."""
+    records = wanted(_records(entry, Path(base_dir) if base_dir is not None else None), entry)
+    return records if entry.limit is None else islice(records, entry.limit)
 
 
 def wanted(records: Iterator[Record], entry: DataEntry) -> Iterator[Record]:

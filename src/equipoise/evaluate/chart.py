@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from equipoise.evaluate.frontier import non_dominated, require_verdict
+from equipoise.evaluate.frontier import helpfulness, non_dominated, require_verdict
 from equipoise.evaluate.labels import Axes, Box, Placed, Segment, place
 from equipoise.evaluate.looks import CROWDED, SHAPES, looks, outline, spoken
+from equipoise.evaluate.shortlist import best_of_methods
+from equipoise.evaluate.words import axis_title
 
 Result = Mapping[str, Any]
 
@@ -19,7 +21,8 @@ RATES = (0.0, 0.1, 0.5, 0.05, 0.01, 0.2, 1.0, 0.02, 0.3, 0.4, 0.7, 0.8, 0.6, 0.9
 
 POINT_ENDS = ("reward_high", "reward_low")
 LABELLED = 30
-"""With more points than this, only those on the frontier and the chosen one are named in the plot."""
+"""With more points than this, only those on the frontier, the chosen one, the base and the best of each method are named
+in the plot, and the others are small dots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Scale:
 class Mark:
     """One result in the plot, in pixels: its point, the ends of both intervals, its look and its label.
 
-    `text` is what is written at `placed`; where there was no room, that is None.
+    `text` is what is written at `placed`; where there was no room, that is None. A `quiet` mark is grey: another result
+    is both safer and more helpful. A `small` one is a dot in a crowd.
     """
 
     index: int
@@ -57,11 +61,13 @@ class Mark:
     shape: str
     frontier: bool
     chosen: bool
+    quiet: bool
+    small: bool
     placed: Placed | None
 
     def path(self, radius: float) -> str:
         """The mark's outline as an SVG path."""
-        return outline(self.shape, self.x, self.y, radius)
+        return outline("circle" if self.small else self.shape, self.x, self.y, radius)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class Chart(Axes):
     """
 
     x_title: str
+    y_title: str
     marks: list[Mark]
     curves: list[tuple[int, str, list[tuple[float, float]]]]
     steps: list[tuple[float, float]]
@@ -94,6 +101,11 @@ class Chart(Axes):
     hidden: int
     unnamed: int
     bound: Bound | None
+
+    @property
+    def lively(self) -> set[int]:
+        """The looks of which not every mark is grey; a curve of the others is grey, too."""
+        return {mark.look for mark in self.marks if not mark.quiet}
 
 
 def lay_out(
@@ -115,17 +127,17 @@ def lay_out(
     `hidden`.
     """
     require_verdict(results)
-    shown = [i for i, r in enumerate(results) if _known(r, "unsafe_rate") and _known(r, "reward")]
+    axis = helpfulness(results)
+    shown = [i for i, r in enumerate(results) if _known(r, "unsafe_rate") and _known(r, axis)]
     frame = Box(4.6 * font, head + 1.9 * font, width - 1.2 * font, height - 3.9 * font)
     x = _x_scale([results[i]["metrics"]["unsafe_rate"] for i in shown], target, frame)
-    limits = [] if optimum is None else _within(optimum["points"], x.high)
-    y = _y_scale([results[i]["metrics"]["reward"] for i in shown], [p["reward"] for p in limits], frame)
+    limits = _within(optimum["points"], x.high) if optimum is not None and axis == "reward" else []
+    y = _y_scale([results[i]["metrics"][axis] for i in shown], [p["reward"] for p in limits], frame)
     look, best = looks(results), set(non_dominated(results))
-    points = [(x(_mean(results[i], "unsafe_rate")), y(_mean(results[i], "reward"))) for i in shown]
-    spans = [(_ends(results[i], "unsafe_rate", x), _ends(results[i], "reward", y)) for i in shown]
-    curves = _curves(results, shown, points, look)
-    bars = [(left, py, right, py) for ((left, right), _), (_, py) in zip(spans, points, strict=True)]
-    bars += [(px, top, px, bottom) for (_, (bottom, top)), (px, _) in zip(spans, points, strict=True)]
+    points = [(x(_mean(results[i], "unsafe_rate")), y(_mean(results[i], axis))) for i in shown]
+    spans = [(_ends(results[i], "unsafe_rate", x), _ends(results[i], axis, y)) for i in shown]
+    crowd = len(shown) > LABELLED
+    curves = [] if crowd else _curves(results, shown, points, look)
     lines = [(*a, *b) for _, _, curve in curves for a, b in itertools.pairwise(curve)]
     steps = _steps([points[n] for n, i in enumerate(shown) if i in best])
     lines += [(*a, *b) for a, b in itertools.pairwise(steps)]
@@ -134,9 +146,13 @@ def lay_out(
         lines.append((at, frame.top, at, frame.bottom))
     bound = [(x(p["unsafe_rate"]), y(p["reward"])) for p in limits]
     lines += [(*a, *b) for a, b in itertools.pairwise(bound)]
-    texts = spoken(results)
+    texts = [result["label"] for result in results] if crowd else spoken(results)
+    firsts = set(best_of_methods(results, target=target).values())
     needed = [i in best or bool(results[i].get("chosen")) for i in shown]
-    named = [n for n, i in enumerate(shown) if len(shown) <= LABELLED or needed[n]]
+    told = [not crowd or needed[n] or i in firsts or results[i]["method"] == "base" for n, i in enumerate(shown)]
+    named = [n for n, one in enumerate(told) if one]
+    bars = [(spans[n][0][0], points[n][1], spans[n][0][1], points[n][1]) for n in named]
+    bars += [(points[n][0], spans[n][1][1], points[n][0], spans[n][1][0]) for n in named]
     words = [(texts[shown[n]], 1.1 if results[shown[n]].get("chosen") else 1.0) for n in named]
     spots = [points[n] for n in named]
     limit = "" if optimum is None else f"optimum, KL ≤ {optimum['kl']:.3g}"
@@ -164,6 +180,8 @@ def lay_out(
             shape=SHAPES[look[i]],
             frontier=i in best,
             chosen=bool(results[i].get("chosen")),
+            quiet=not needed[n] and results[i]["method"] != "base",
+            small=not told[n],
             placed=placed.get(n),
         )
         for n, i in enumerate(shown)
@@ -174,18 +192,16 @@ def lay_out(
         font=font,
         frame=frame,
         x_ticks=rate_ticks(x, gap=3.3 * font),
-        y_ticks=[
-            (y(value), text)
-            for value, text in nice_ticks(y.low, y.high, most=max(3, int((frame.bottom - frame.top) / 60)))
-        ],
+        y_ticks=_y_ticks(y, frame, rate=axis == "win_rate"),
         x_title="Unsafe answers to harmful prompts" + (" (square-root scale)" if x.root else ""),
+        y_title=axis_title(results),
         marks=marks,
         curves=curves,
         steps=steps,
         target=at,
         target_text="" if target is None else f"target {100 * target:.3g}%",
         hidden=len(results) - len(shown),
-        unnamed=sum(mark.placed is None for mark in marks),
+        unnamed=sum(mark.placed is None and not mark.small for mark in marks),
         bound=None if end is None else Bound(limit, pieces(limits, bound), _band(limits, x, y), end),
     )
 
@@ -202,6 +218,12 @@ def _y_scale(metrics: Sequence[Mapping[str, Any]], bound: Sequence[float], frame
     high = max([*(_high(m) for m in metrics), *bound], default=1.0)
     margin = 0.07 * (high - low) or 0.5
     return Scale(low - margin, high + margin, frame.bottom, frame.top)
+
+
+def _y_ticks(y: Scale, frame: Box, *, rate: bool) -> list[tuple[float, str]]:
+    scale = 100 if rate else 1
+    ticks = nice_ticks(scale * y.low, scale * y.high, most=max(3, int((frame.bottom - frame.top) / 60)))
+    return [(y(value / scale), f"{text}%" if rate else text) for value, text in ticks]
 
 
 def rate_ticks(scale: Scale, *, gap: float) -> list[tuple[float, str]]:

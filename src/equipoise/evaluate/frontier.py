@@ -54,15 +54,26 @@ def estimate_of(result: Result, name: str) -> Estimate | None:
     )
 
 
-def point(result: Result) -> tuple[float, float] | None:
-    """(unsafe rate, reward) of a result, or None when either was not scored."""
-    unsafe, reward = estimate_of(result, "unsafe_rate"), estimate_of(result, "reward")
-    return None if unsafe is None or reward is None else (unsafe.mean, reward.mean)
+def helpfulness(results: Sequence[Result]) -> str:
+    """Name the metric that stands for helpfulness: `reward` where every result has it, else `win_rate`.
+
+    Where no result has a win rate it is `reward` all the same, and results without it are not comparable.
+    """
+    if all("reward" in result["metrics"] for result in results):
+        return "reward"
+    return "win_rate" if any("win_rate" in result["metrics"] for result in results) else "reward"
+
+
+def point(result: Result, axis: str = "reward") -> tuple[float, float] | None:
+    """(unsafe rate, helpfulness by the metric `axis`) of a result, or None when either was not scored."""
+    unsafe, helpful = estimate_of(result, "unsafe_rate"), estimate_of(result, axis)
+    return None if unsafe is None or helpful is None else (unsafe.mean, helpful.mean)
 
 
 def non_dominated(results: Sequence[Result]) -> list[int]:
     """Indices, from safest on, of results that no other beats: none is as safe and as helpful and better in one."""
-    points = {i: p for i, result in enumerate(results) if (p := point(result)) is not None}
+    axis = helpfulness(results)
+    points = {i: p for i, result in enumerate(results) if (p := point(result, axis)) is not None}
     kept = [
         i
         for i, (unsafe, reward) in points.items()
@@ -107,9 +118,10 @@ def choose(results: Sequence[Result], *, target: float, confidence: float = 0.95
     """
     _same_split(results, "select")
     _same_prompts(results)
-    scored = [(i, *p) for i, result in enumerate(results) if (p := point(result)) is not None]
+    axis = helpfulness(results)
+    scored = [(i, *p) for i, result in enumerate(results) if (p := point(result, axis)) is not None]
     if not scored:
-        raise DataError("no setting can be chosen: none has both unsafe_rate and reward on the select prompts")
+        raise DataError(f"no setting can be chosen: none has both unsafe_rate and {axis} on the select prompts")
     sure = [entry for entry in scored if _keeps(results[entry[0]], target=target, confidence=confidence)]
     near = [entry for entry in scored if entry[1] <= target]
     if sure:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 Result = Mapping[str, Any]
 
-SHAPES = (
+_FORMS = (
     "circle",
     "square",
     "diamond",
@@ -23,7 +23,9 @@ SHAPES = (
     "star",
     "cross",
 )
-"""The shape of each look. There are eight colors (style.css, picture.py); from look 8 on they come again."""
+SHAPES = (*_FORMS, *_FORMS[1:])
+"""The shape of each look. Look 0 is the base's; the others take seven colors (style.css, picture.py) and eleven shapes
+in turn, so that none of the 22 is like another."""
 
 CROWDED = 12
 """With more points than this, a plot has a legend, and labels on a curve leave out the curve's name."""
@@ -120,8 +122,13 @@ def _around(radius: float, degrees: float) -> tuple[float, float]:
     return radius * math.cos(math.radians(degrees)), radius * math.sin(math.radians(degrees))
 
 
+def method_of(result: Result) -> str:
+    """The method a result belongs to; a model that was only evaluated (method `model`) stands for itself."""
+    return str(result["label"] if result["method"] == "model" else result["method"])
+
+
 def _group(result: Result) -> str:
-    return str(result.get("line") or result["method"])
+    return str(result.get("line") or method_of(result))
 
 
 def _name(group: Sequence[Result]) -> str:

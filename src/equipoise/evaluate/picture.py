@@ -19,6 +19,7 @@ from equipoise.evaluate.looks import Entry, legend
 COLORS = ("#5b6570", "#0b62b0", "#b8430b", "#08734f", "#7a45a8", "#a8246c", "#6d6200", "#0a7480")
 """Those of the looks 0 to 7; look 8 has the color of look 1, and so on."""
 INK, MUTED, GRID, KEEP = "#16191d", "#5b6570", "#e4e7eb", "#e9f4ee"
+QUIET, DOT = "#8b939c", "#b9bfc6"  # marks that another result beats, and dots in a crowd
 MARKERS = {
     "circle": "o",
     "square": "s",
@@ -61,14 +62,14 @@ def draw(
     axes.text(chart.frame.left, 30, title, fontsize=13, fontweight="bold", color=INK, va="center", parse_math=False)
     axes.text(chart.frame.left, 54, subtitle, fontsize=9, color=MUTED, va="center", parse_math=False)
     for entry, x, y in entries:
-        color = _color(entry.look)
+        color = _color(entry.look) if entry.look in chart.lively else QUIET
         axes.plot(x, y, marker=MARKERS[entry.shape], ms=7, mfc=color, mec=color, mew=1.2)
         axes.text(x + 11, y, entry.name, fontsize=8.8, color=INK, ha="left", va="center", parse_math=False)
     _backdrop(axes, chart)
     if chart.bound is not None:
         _bound(axes, chart.bound)
     for look, _, points in chart.curves:
-        axes.plot(*zip(*points, strict=True), color=_color(look), lw=1.6, alpha=0.75, zorder=3)
+        axes.plot(*zip(*points, strict=True), color=_color(look) if look in chart.lively else QUIET, lw=1.4, alpha=0.5, zorder=3)
     for mark in chart.marks:
         _mark(axes, mark)
     content = io.BytesIO()
@@ -77,7 +78,7 @@ def draw(
 
 
 def _color(look: int) -> str:
-    return COLORS[look] if look < len(COLORS) else COLORS[look - len(COLORS) + 1]
+    return COLORS[0] if look == 0 else COLORS[(look - 1) % (len(COLORS) - 1) + 1]
 
 
 def _legend_places(entries: Sequence[Entry]) -> list[tuple[Entry, float, float]]:
@@ -117,7 +118,7 @@ def _backdrop(axes: Axes, chart: Chart) -> None:
             chart.target + 5, frame.top - 9, chart.target_text, fontsize=8.5, color="#08734f", va="center", ha="left"
         )
     draw_scales(axes, chart)
-    axes.text(frame.left, frame.top - 9, "Helpfulness (reward)", fontsize=9.5, color=INK, ha="left", va="center")
+    axes.text(frame.left, frame.top - 9, chart.y_title, fontsize=9.5, color=INK, ha="left", va="center")
     if len(chart.steps) > 1:
         axes.plot(*zip(*chart.steps, strict=True), color=MUTED, lw=1, ls=(0, (1, 2.5)), alpha=0.8, zorder=2)
 
@@ -137,7 +138,10 @@ def _bound(axes: Axes, bound: Bound) -> None:
 
 
 def _mark(axes: Axes, mark: Mark) -> None:
-    color = _color(mark.look)
+    if mark.small:
+        axes.plot(mark.x, mark.y, marker="o", ms=3.4, mfc=DOT, mec="white", mew=0.4, zorder=3.5)
+        return
+    color = QUIET if mark.quiet else _color(mark.look)
     axes.plot([mark.left, mark.right], [mark.y] * 2, color=color, lw=1.3, alpha=0.55, zorder=4)
     axes.plot([mark.x] * 2, [mark.top, mark.bottom], color=color, lw=1.3, alpha=0.55, zorder=4)
     if mark.chosen:

@@ -37,6 +37,9 @@ METRIC = ("mean", "low", "high", "n", "n_prompts", "kind", "level", "unscored")
 CONTROLLED = ("correlation", "error", "achieved", "unasked", "plain", "unscored")
 SCORER = ("kind", "label", "model", "data", "n_pairs", "n_answers", "n_unsafe")
 BIN = ("predicted", "observed", "low", "high", "n")
+JUDGE = ("name", "kind", "model", "version", "measures", "n", "unscored", "first", "calibration", "agreement", "biases")
+CALIBRATION, BIAS = ("labels", "n", "kappa", "sensitivity", "false_alarms", "corrected"), ("name", "found", "sentence")
+PAGE = ("title", "target", "confidence", "notes", "config")
 POINT = ("unsafe_rate", "reward", "reward_low", "reward_high", "kl", "ess", "largest_weight", "thin")
 
 
@@ -48,12 +51,15 @@ def write_results(
     optimum: Mapping[str, Any] | None = None,
     controllability: Mapping[str, Any] | None = None,
     scorers: Sequence[Mapping[str, Any]] | None = None,
+    judges: Sequence[Mapping[str, Any]] | None = None,
+    untested: Sequence[str] | None = None,
     created: str | None = None,
 ) -> None:
     """Write results.json whole or not at all; `created` is an ISO time, now when not given.
 
     `optimum` is what `optimum_section` returns, `controllability` what `control.control_section` does, `scorers` a
-    list of what `scorers.scorer_section` does.
+    list of what `scorers.scorer_section` does. `judges` are the graders with agreement, calibration and biases,
+    `untested` sentences on what was not tested (both: docs/evaluation.md).
     """
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -67,6 +73,15 @@ def write_results(
         document["controllability"] = dict(controllability)
     if scorers is not None:
         document["scorers"] = [dict(section) for section in scorers]
+    if judges is not None:
+        document["judges"] = [dict(section) for section in judges]
+    if untested is not None:
+        document["untested"] = list(untested)
+    write_document(path, document)
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a whole results.json document, checked; a figure that is nan or inf is refused."""
     _check(document, path)
     try:
         text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
@@ -159,6 +174,15 @@ def _check(document: Mapping[str, Any], path: Path) -> None:
         _check_control(document["controllability"], path)
     if "scorers" in document:
         check_scorers(document["scorers"], path)
+    if "judges" in document:
+        _check_judges(document["judges"], path)
+    if "page" in document:
+        lacking = [key for key in PAGE if key not in document["page"]]
+        if lacking:
+            raise DataError(f"{path}: the settings of its page lack {', '.join(lacking)}")
+    said = document.get("untested", [])
+    if not isinstance(said, list) or not all(isinstance(one, str) for one in said):
+        raise DataError(f"{path}: untested must be a list of sentences, got {said!r}")
 
 
 def check_metric(values: Any, what: str, path: Path) -> None:
@@ -190,6 +214,31 @@ def check_scorers(sections: Any, path: Path) -> None:
             lacking += [key for one in found.get("bins", ()) for key in BIN if key not in one]
             if lacking:
                 raise DataError(f"{path}: the calibration ({name}) in {what} lacks {', '.join(dict.fromkeys(lacking))}")
+
+
+def _check_judges(sections: Any, path: Path) -> None:
+    if not isinstance(sections, list) or not all(isinstance(one, Mapping) for one in sections):
+        raise DataError(f"{path}: judges must be a list of what is known of each, got {type(sections).__name__}")
+    for place, section in enumerate(sections):
+        what = f"the judge {section.get('name', f'number {place}')!r}"
+        _check_fields(section, JUDGE, what, path)
+        found = section["calibration"]
+        if found is not None:
+            _check_fields(found, CALIBRATION, f"the calibration of {what}", path)
+            for name in ("kappa", "sensitivity", "false_alarms"):
+                check_metric(found[name], f"{name} of {what}", path)
+        for other in section["agreement"]:
+            _check_fields(other, ("with", "kappa", "percent", "n"), f"the agreement of {what}", path)
+            for name in ("kappa", "percent"):
+                check_metric(other[name], f"{name} of {what} and {other['with']!r}", path)
+        for bias in section["biases"]:
+            _check_fields(bias, BIAS, f"a bias of {what}", path)
+
+
+def _check_fields(values: Mapping[str, Any], needed: Sequence[str], what: str, path: Path) -> None:
+    lacking = [key for key in needed if key not in values]
+    if lacking:
+        raise DataError(f"{path}: {what} lacks {', '.join(lacking)}")
 
 
 def _check_optimum(optimum: Any, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from equipoise.evaluate.frontier import estimate_of, non_dominated, require_verdict
+from equipoise.evaluate.frontier import estimate_of, helpfulness, non_dominated, require_verdict
 from equipoise.statistics import Verdict, decide
 
 Result = Mapping[str, Any]
@@ -30,6 +30,11 @@ COLUMNS = (
     Column("kl", "KL", "distance from the base model in nats; smaller is closer", False),
 )
 
+WINS = Column(
+    "win_rate", "Helpfulness", "answers preferred to the reference model's, ties one half; higher is better", True
+)
+"""Stands for helpfulness where not every result has a reward."""
+
 GAP = Column("gap", "Gap", "distance from the method's own optimum; 0 is there, 1 is the base", False)
 """Shown beside the others where any result has it."""
 
@@ -47,8 +52,20 @@ UNKNOWN = "–"
 
 
 def columns_of(results: Sequence[Result]) -> tuple[Column, ...]:
-    """Return the columns a table of these results shows."""
-    return (*COLUMNS, GAP) if any(GAP.metric in result["metrics"] for result in results) else COLUMNS
+    """Return the columns a table of these results shows; KL and gap where any result has them."""
+    present = {name for result in results for name in result["metrics"]}
+    further = [column for column in (COLUMNS[3], GAP) if column.metric in present]
+    return (*COLUMNS[:2], helpful_column(results), *further)
+
+
+def helpful_column(results: Sequence[Result]) -> Column:
+    """Return the column of the metric that stands for helpfulness."""
+    return WINS if helpfulness(results) == WINS.metric else COLUMNS[2]
+
+
+def axis_title(results: Sequence[Result]) -> str:
+    """Name the axis of helpfulness of a plot."""
+    return "Helpfulness (win rate)" if helpfulness(results) == WINS.metric else "Helpfulness (reward)"
 
 
 def choice_columns(results: Sequence[Result]) -> tuple[Column, ...]:
@@ -118,7 +135,7 @@ def price_words(results: Sequence[Result], subject: Result | None) -> str:
     require_verdict([*results, subject])
     base = next((result for result in results if result["method"] == "base"), None)
     parts = []
-    for column in COLUMNS[1:3]:
+    for column in (COLUMNS[1], helpful_column(results)):
         own = estimate_of(subject, column.metric)
         if own is None:
             continue
@@ -227,18 +244,18 @@ def _ruling(found: Verdict, seeds: int = 1) -> str:
     if found.more_prompts is None:
         return f"{open_case}: too close to the target for any number of prompts to decide."
     plural = "prompt" if found.more_prompts == 1 else "prompts"
-    return f"{open_case}: about {_round(found.more_prompts):,} more {plural} would decide if this rate holds."
+    return f"{open_case}: about {rounded_up(found.more_prompts):,} more {plural} would decide if this rate holds."
 
 
 def _without_target(results: Sequence[Result]) -> str:
     best = non_dominated(results)
     if not best:
-        return "no target was set, and no result has both an unsafe rate and a reward."
+        return f"no target was set, and no result has both an unsafe rate and a {helpfulness(results)}."
     names = ", ".join(results[i]["label"] for i in best)
     return f"no target was set; from safest to most helpful the frontier is {names}."
 
 
-def _round(count: int) -> int:
+def rounded_up(count: int) -> int:
     """Round up to two significant digits: the number rests on an estimated rate."""
     step = 10 ** max(0, len(str(count)) - 2)
     return -(-count // step) * step

@@ -293,7 +293,7 @@ class Client:
                 ) from None
             raise SettingError(f"{self._who} refused the key in the environment variable {env} ({refused})") from None
         if refused.status == 404:
-            known = self._models()
+            known = self.models()
             if known and self._endpoint.model not in known:
                 hint = nearest(self._endpoint.model, known)
                 raise SettingError(f"{self._who} knows no model '{self._endpoint.model}'{hint}") from None
@@ -303,7 +303,8 @@ class Client:
             ) from None
         raise DataError(f"{self._who} refused a request: {refused}") from None
 
-    def _models(self) -> list[str]:
+    def models(self) -> list[str]:
+        """The names that the endpoint lists; none where it has no such list or cannot be reached."""
         try:
             with self._line() as http:
                 response = http.get(f"{self._base}/models")

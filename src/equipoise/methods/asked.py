@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from equipoise.config import Config, Execution
-from equipoise.data.sources import DataEntry, read_rows
+from equipoise.config import Config, Execution, Later
+from equipoise.data.prompt_lists import CONTRAST, XSTEST
+from equipoise.data.sources import DataEntry, read_rows, sniff
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.generate import Sampling, prompt_ids
 from equipoise.methods.align import DataUse
@@ -16,15 +17,16 @@ from equipoise.methods.scratch import data_use
 from equipoise.records import read_jsonl, write_jsonl
 from equipoise.stages import GenerateConfig, artefact, generate, model_path
 from equipoise.store import Input, Work, stage
-from equipoise.types import Artefact, Dropped
+from equipoise.types import Artefact, Dropped, SourceRow
 
 KINDS = ("harmful", "borderline", "benign")
 
 
 class AskedConfig(Config):
-    """Entries by kind of prompt."""
+    """Entries by kind of prompt; in a `suite`, XSTest's prompts are of the kinds that XSTest says, whatever theirs."""
 
     kinds: dict[str, tuple[dict[str, Any], ...]]
+    suite: bool = Later(False)
     paths: dict[str, tuple[str, ...]] = Execution({})
 
 
@@ -33,29 +35,38 @@ def asked(work: Work, config: AskedConfig, *, files: Input) -> None:
     """`prompts.jsonl`: every distinct prompt of the entries, once, with its kind and category."""
     rows: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
+    seen: set[tuple[str, str]] = set()
     for kind, entries in config.kinds.items():
-        seen: set[str] = set()
-        unread = len(dropped)
+        unread, found = len(dropped), False
         for entry, path in zip(entries, config.paths[kind], strict=True):
-            for row in read_rows(DataEntry(**{**entry, "path": path, "name": f"prompts.{kind}"}), dropped=dropped):
+            given = DataEntry(**{**entry, "path": path, "name": f"prompts.{kind}"})
+            told = config.suite and sniff(given) == XSTEST
+            for row in read_rows(given, dropped=dropped):
                 words = "\n".join(f"{turn['role']}: {turn['content']}" for turn in row.prompt)
-                if words and words not in seen:
-                    seen.add(words)
+                own = _xstest_kind(row) if told else kind
+                found = found or bool(words)
+                if words and (own, words) not in seen:
+                    seen.add((own, words))
                     prompt = [dict(turn) for turn in row.prompt]
-                    rows.append({"id": f"{kind}-{row.id}", "prompt": prompt, "kind": kind, "category": row.category})
-        if not seen and len(dropped) > unread:
+                    rows.append({"id": f"{own}-{row.id}", "prompt": prompt, "kind": own, "category": row.category})
+        if not found and len(dropped) > unread:
             first = dropped[unread]
             raise DataError(
                 f"prompts.{kind}: no prompt was found in {', '.join(config.paths[kind])} (the first: {first.detail}, "
                 f"{first.reason})"
             )
-        if not seen:
+        if not found:
             raise DataError(
                 f"prompts.{kind}: no prompt was found in {', '.join(config.paths[kind])}; where each line or document "
                 "is one, say so: `map: {prompt: text}`"
             )
     write_jsonl(work.path / "prompts.jsonl", rows)
     work.summary.update(prompts=len(rows), unreadable=len(dropped))
+
+
+def _xstest_kind(row: SourceRow) -> str:
+    """Unsafe prompts are there for contrast; the safe ones look like them."""
+    return "harmful" if (row.category or "").startswith(CONTRAST) else "borderline"
 
 
 def prompt_uses(given: Mapping[str, Any], base_dir: Path, *, key: str = "prompts") -> dict[str, DataUse]:
@@ -81,11 +92,12 @@ def check_prompts(entry: DataEntry) -> None:
 PEEK = 20
 
 
-def asked_prompts(uses: Mapping[str, DataUse]) -> Artefact:
-    """The prompts of all kinds, in the order of `KINDS`."""
+def asked_prompts(uses: Mapping[str, DataUse], *, suite: bool = False) -> Artefact:
+    """The prompts of all kinds, in the order of `KINDS`; for a `suite` as `AskedConfig` says."""
     ordered = {kind: uses[kind] for kind in KINDS if kind in uses}
     config = AskedConfig(
         kinds={kind: use.meanings for kind, use in ordered.items()},
+        suite=suite,
         paths={kind: use.paths for kind, use in ordered.items()},
     )
     return asked(config, files=tuple(use.files for use in ordered.values()))

@@ -142,15 +142,19 @@ def faulty(completions: Artefact, verdicts: Artefact) -> list[dict[str, Any]]:
 
 
 def replies_of(
-    work: Work, endpoint: Endpoint, asked: Sequence[Sequence[Mapping[str, Any]]], what: str, account: str
+    work: Work, endpoint: Endpoint, asked: Sequence[Sequence[Mapping[str, Any]] | Ask], what: str, account: str
 ) -> tuple[list[Reply], dict[str, Any]]:
-    """Replies in order, from the store's cache where they are there, and what they take; `what` is for progress."""
+    """Replies in order, from the store's cache where they are there, and what they take; `what` is for progress.
+
+    What is asked are messages, or an `Ask` where several replies to the same messages are wanted.
+    """
     replies: dict[int, Reply] = {}
     say: Callable[[int, int], None] = lambda done, total: work.progress(what, done, total)
     cache = Cache(cache_path())
     try:
         with Client(endpoint, cache, account=account_of(account, endpoint)) as client:
-            for index, reply in client.replies([Ask(tuple(messages)) for messages in asked], progress=say):
+            asks = [one if isinstance(one, Ask) else Ask(tuple(one)) for one in asked]
+            for index, reply in client.replies(asks, progress=say):
                 replies[index] = reply
     finally:
         cache.close()

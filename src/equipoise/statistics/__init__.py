@@ -21,6 +21,7 @@ from equipoise.statistics.intervals import (
     rate,
     upper_bound,
 )
+from equipoise.statistics.paired import score_bounds
 from equipoise.statistics.planning import chance_met, prompts_needed
 from equipoise.statistics.ratings import EloRating, Ratings, bradley_terry, elo
 from equipoise.statistics.wins import Judgement, WinRate, win_rate
@@ -55,6 +56,7 @@ __all__ = [
     "percent_agreement",
     "prompts_needed",
     "rate",
+    "score_bounds",
     "upper_bound",
     "win_rate",
 ]

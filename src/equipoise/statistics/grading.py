@@ -14,12 +14,15 @@ DRAWS = 100_000
 
 
 class Grader(NamedTuple):
-    """Counts from people's labels: hits among the truly unsafe answers, false alarms among the truly safe ones."""
+    """Counts from people's labels: hits among the truly unsafe answers, false alarms among the truly safe ones.
 
-    hits: int
-    unsafe: int
-    false_alarms: int
-    safe: int
+    They may be fractional (effective ones), where labelled answers share prompts.
+    """
+
+    hits: float
+    unsafe: float
+    false_alarms: float
+    safe: float
 
 
 class Corrected(NamedTuple):
@@ -111,11 +114,11 @@ def _melded(observed: Estimate, grader: Grader, *, level: float, seed: int) -> t
     return float(np.quantile(smallest, tail)), float(np.quantile(largest, 1 - tail))
 
 
-def _share(hits: int, of: int, *, level: float) -> Estimate:
+def _share(hits: float, of: float, *, level: float) -> Estimate:
     low, high = clopper_pearson(hits, of, level=level)
-    return Estimate(hits / of, low, high, of, of, "rate", level, float(of))
+    return Estimate(hits / of, low, high, round(of), round(of), "rate", level, float(of))
 
 
-def _count(name: str, count: int, of_name: str, of: int) -> None:
+def _count(name: str, count: float, of_name: str, of: float) -> None:
     if not 0 <= count <= of or of == 0:
-        raise DataError(f"the grader's labels need 0 <= {name} <= {of_name} and {of_name} > 0, got {count} of {of}")
+        raise DataError(f"the grader's labels need 0 <= {name} <= {of_name} and {of_name} > 0, got {count:g} of {of:g}")

@@ -7,9 +7,9 @@ bootstrapped over prompts, and rates count as many answers as they are worth (`n
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,10 +164,13 @@ def difference(
     second: Sequence[float] | Array,
     second_prompts: Sequence[Hashable],
     *,
+    strata: Mapping[Any, Hashable] | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
     """Mean of first - second, paired by prompt: only prompts that both answered count, each once.
+
+    With `strata`, the stratum of each prompt, it is the equally weighted mean of the strata's differences.
 
     When every pair agrees (two models without a single unsafe answer) the bootstrap would claim certainty; the exact
     bound on the share of prompts that could differ takes its place.
@@ -177,7 +180,8 @@ def difference(
     if not shared:
         raise DataError("a paired difference needs prompts that both models answered, got none in common")
     gaps = np.array([a[prompt] - b[prompt] for prompt in shared])
-    found = mean(gaps, shared, level=level, seed=seed)
+    groups = None if strata is None else [strata[prompt] for prompt in shared]
+    found = mean(gaps, shared, strata=groups, level=level, seed=seed)
     low, high = found.low, found.high
     if len(gaps) > 1 and np.ptp(gaps) == 0:
         values = np.concatenate([_numbers(first), _numbers(second)])

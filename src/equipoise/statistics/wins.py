@@ -76,12 +76,12 @@ def win_rate(
     return WinRate(
         model,
         against,
-        _share(shares, level=level, seed=seed),
+        share_of_prompts(shares, level=level, seed=seed),
         own.count(1.0),
         own.count(0.5),
         own.count(0.0),
         len(seen) - len(scored),
-        _share([fmean(found.values()) for found in both], level=level, seed=seed) if both else None,
+        share_of_prompts([fmean(found.values()) for found in both], level=level, seed=seed) if both else None,
         rate([found[model] != 1 - found[against] for found in both], range(len(both)), level=level) if both else None,
         len(means) - len(both),
     )
@@ -107,7 +107,7 @@ def by_order(judgements: Sequence[Judgement]) -> dict[tuple[Hashable, frozenset[
     return orders
 
 
-def _share(shares: Sequence[float], *, level: float, seed: int) -> Estimate:
+def share_of_prompts(shares: Sequence[float], *, level: float, seed: int) -> Estimate:
     """Mean of shares of prompts within [0, 1], never with an interval of zero width."""
     found = mean(np.array(shares, dtype=np.float64), range(len(shares)), level=level, seed=seed)
     low, high = found.low, found.high

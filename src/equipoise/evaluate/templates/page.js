@@ -2,7 +2,7 @@
 (() => {
   const figure = document.getElementById("frontier");
   const tipOf = (mark) => document.getElementById("tip-" + mark.dataset.result);
-  const twins = (id) => document.querySelectorAll(`.mark[data-result="${id}"], .results tr[data-result="${id}"]`);
+  const twins = (id) => document.querySelectorAll(`.mark[data-result="${id}"], tr[data-result="${id}"]`);
   let open = null;
 
   const hide = () => {
@@ -41,7 +41,7 @@
 
   const table = document.querySelector(".results");
   const body = table.tBodies[0];
-  body.querySelectorAll("tr").forEach((row) => {
+  document.querySelectorAll("tr[data-result]").forEach((row) => {
     row.addEventListener("mouseenter", () => twins(row.dataset.result).forEach((twin) => twin.classList.add("lit")));
     row.addEventListener("mouseleave", () => twins(row.dataset.result).forEach((twin) => twin.classList.remove("lit")));
   });
@@ -64,6 +64,22 @@
       body.append(...rows);
     });
   });
+
+  const form = document.querySelector(".filters");
+  if (form) {
+    const [method, best] = [document.getElementById("method"), document.getElementById("best")];
+    form.hidden = false;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", () => {
+      let count = 0;
+      [...body.rows].forEach((row) => {
+        const fits = (method.value === "" || row.dataset.method === method.value) && (!best.checked || row.dataset.frontier === "true");
+        row.hidden = !fits;
+        count += fits;
+      });
+      document.getElementById("listed").textContent = `${count} of ${body.rows.length} results`;
+    });
+  }
 
   document.querySelectorAll("button[data-open]").forEach((button) => {
     button.addEventListener("click", () => {

@@ -1,0 +1,261 @@
+"""Whether a model may ship: rules over bounds and paired differences -> pass, fail or undecided, each with its figures.
+
+Every rule must hold, so no rule's confidence is corrected for their number: a model that breaks one passes with at most
+the error of that one rule (an intersection-union test, Berger 1982).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from equipoise.config import Config
+from equipoise.errors import DataError, SettingError
+from equipoise.evaluate.frontier import estimate_of
+from equipoise.evaluate.gate_sides import Result, Side, Values, direction, require_same
+from equipoise.statistics import Estimate, decide, difference, lower_bound, mean, score_bounds, upper_bound
+from equipoise.statistics.intervals import FARTHEST, prompt_means
+
+Status = Literal["pass", "fail", "undecided"]
+Bounds = tuple[float, float]
+
+MOST_UNSCORED = 0.01  # of a metric's answers; beyond it, what was left out could decide
+_DECIDED: dict[str, Status] = {"MET": "pass", "NOT MET": "fail", "UNDECIDED": "undecided"}
+_SHARES = ("rate", "corrected", "share")
+
+
+class Rule(Config):
+    """One condition on a metric: a bound, or a margin to the baseline; `better` is said of metrics not known here."""
+
+    metric: str
+    at_most: float | None = Field(None, allow_inf_nan=False)
+    at_least: float | None = Field(None, allow_inf_nan=False)
+    no_worse_than_baseline: float | None = Field(None, ge=0, allow_inf_nan=False)
+    better: Literal["higher", "lower"] | None = None
+    suite: str | None = None
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Self:
+        given = [self.at_most, self.at_least, self.no_worse_than_baseline]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError(f"the rule on {self.metric} needs one of at_most, at_least and no_worse_than_baseline")
+        known = direction(self.metric)
+        if self.no_worse_than_baseline is None:
+            if self.better is not None:
+                raise ValueError(f"better says nothing beside a bound: leave it out of the rule on {self.metric}")
+        elif known is None and self.better is None:
+            raise ValueError(f"whether more or less {self.metric} is better is not known: say better: higher or lower")
+        elif known is not None and self.better is not None:
+            raise ValueError(f"of {self.metric}, {known} is better, which is known: leave better out")
+        return self
+
+    @property
+    def compares(self) -> bool:
+        """Whether the rule looks at the baseline."""
+        return self.no_worse_than_baseline is not None
+
+    @property
+    def limit(self) -> float:
+        """The bound or the margin."""
+        (value,) = (v for v in (self.at_most, self.at_least, self.no_worse_than_baseline) if v is not None)
+        return value
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the rule holds the metric down."""
+        if self.compares:
+            return (self.better or direction(self.metric)) == "lower"
+        return self.at_most is not None
+
+
+class Finding(NamedTuple):
+    """What became of a rule. Of a comparison, `value`, `lower` and `upper` are of candidate - baseline.
+
+    `more_prompts` is 0 when decided, None when no reasonable number decides. Bounds are one-sided, at the gate's
+    confidence; `paired` is None for a rule that compares nothing.
+    """
+
+    rule: Rule
+    status: Status
+    value: float
+    lower: float
+    upper: float
+    rate: bool
+    n_prompts: int
+    more_prompts: int | None
+    candidate: float
+    baseline: float | None = None
+    paired: bool | None = None
+
+    @property
+    def edge(self) -> float:
+        """What `value` must keep to: the bound, or the margin on the side that is worse than the baseline."""
+        return -self.rule.limit if self.rule.compares and not self.rule.lower_is_better else self.rule.limit
+
+
+class GateVerdict(NamedTuple):
+    """All findings and what they come to: fail where any rule fails, else undecided where any is, else pass."""
+
+    status: Status
+    findings: tuple[Finding, ...]
+    candidate: Side
+    baseline: Side | None
+    confidence: float
+
+
+def judge(
+    rules: Sequence[Rule], candidate: Side, baseline: Side | None, *, confidence: float = 0.95, unpaired: bool = False
+) -> GateVerdict:
+    """Hold a candidate against all rules; with a baseline, only where both were measured in the same way.
+
+    `unpaired` lets a rule compare results without stored answers, by their intervals alone (wider). Raises SettingError
+    and DataError as `Side.holding`, `require_same` and the rules' own conditions say.
+    """
+    if not 0.5 < confidence < 1:
+        raise SettingError(f"confidence must lie between 0.5 and 1, got {confidence:g}")
+    if baseline is not None:
+        require_same(candidate, baseline)
+    findings = tuple(
+        _compared(rule, candidate, _needed(rule, baseline), confidence=confidence, unpaired=unpaired)
+        if rule.compares
+        else _bounded(rule, candidate, confidence=confidence)
+        for rule in rules
+    )
+    found = {finding.status for finding in findings}
+    status: Status = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
+    return GateVerdict(status, findings, candidate, baseline, confidence)
+
+
+def _needed(rule: Rule, baseline: Side | None) -> Side:
+    if baseline is None:
+        raise SettingError(f"the rule on {rule.metric} compares with a baseline, and none is given: --baseline")
+    return baseline
+
+
+def _measured(side: Side, rule: Rule) -> tuple[Result, Estimate]:
+    """The result and estimate that a rule is about; refuses one of which too much, or all, went unscored."""
+    result = side.holding(rule.metric, suite=rule.suite)
+    found, unscored = estimate_of(result, rule.metric), result["metrics"][rule.metric]["unscored"]
+    if found is None:
+        raise DataError(f"{side.where}: nothing of {rule.metric} of {side.label!r} was scored")
+    if unscored > MOST_UNSCORED * (found.n + unscored):
+        raise DataError(
+            f"{side.where}: {unscored} of {found.n + unscored} answers of {side.label!r} have no verdict on "
+            f"{rule.metric}, more than {MOST_UNSCORED:.0%}, so the rest decides nothing"
+        )
+    return result, found
+
+
+def _bounded(rule: Rule, side: Side, *, confidence: float) -> Finding:
+    """A bound on the candidate's own figure."""
+    result, found = _measured(side, rule)
+    if found.kind == "rate":
+        return _rate_bounded(rule, found, confidence=confidence)
+    low, high = _bounds(found, side.values(rule.metric, result), rule, side, confidence=confidence)
+    share = found.kind in _SHARES
+    open_case = Finding(rule, "undecided", found.mean, low, high, share, found.n_prompts, None, found.mean)
+    return _settled(open_case, certain=low == high)
+
+
+def _rate_bounded(rule: Rule, found: Estimate, *, confidence: float) -> Finding:
+    """A rate against its limit, by `decide`; at least x of something is at most 1 - x of its opposite."""
+    if not 0 < rule.limit < 1:
+        raise SettingError(f"{rule.metric} is a rate, so its limit must lie between 0 and 1, got {rule.limit:g}")
+    if rule.lower_is_better:
+        verdict = decide(found, target=rule.limit, confidence=confidence)
+        low, high = verdict.lower, verdict.upper
+    else:
+        opposite = dataclasses.replace(found, mean=1 - found.mean, low=None, high=None)
+        verdict = decide(opposite, target=1 - rule.limit, confidence=confidence)
+        low, high = 1 - verdict.upper, 1 - verdict.lower
+    more, status = verdict.more_prompts, _DECIDED[verdict.status]
+    return Finding(rule, status, found.mean, low, high, True, found.n_prompts, more, found.mean)
+
+
+def _bounds(found: Estimate, values: Values | None, rule: Rule, side: Side, *, confidence: float) -> Bounds:
+    """One-sided bounds of a figure: exact for rates, from the answers where they are stored, else from its interval.
+
+    A stored interval may be wider than asked, never narrower.
+    """
+    if found.kind == "rate":
+        hits, worth = found.mean * found.n_effective, found.n_effective
+        return lower_bound(hits, worth, confidence=confidence), upper_bound(hits, worth, confidence=confidence)
+    level = 2 * confidence - 1
+    if values is not None:
+        strata = None if values.kinds is None else [values.kinds[prompt] for prompt in values.prompts]
+        found = mean(values.values, values.prompts, strata=strata, level=level)
+    elif found.level < level:
+        raise SettingError(
+            f"{side.where} has a {found.level:.0%} interval of {rule.metric} and no answers to compute another from, "
+            f"and confidence {confidence:g} needs one of {level:.0%}"
+        )
+    return (-math.inf if found.low is None else found.low), (math.inf if found.high is None else found.high)
+
+
+def _compared(rule: Rule, ours: Side, theirs: Side, *, confidence: float, unpaired: bool) -> Finding:
+    """The margin to the baseline, on the prompts that both answered."""
+    (our_result, our), (their_result, their) = _measured(ours, rule), _measured(theirs, rule)
+    our_values, their_values = ours.values(rule.metric, our_result), theirs.values(rule.metric, their_result)
+    share, paired = our.kind in _SHARES, our_values is not None and their_values is not None
+    if our_values is not None and their_values is not None:
+        gap, (low, high), n, agree = _paired(our_values, their_values, rate=our.kind == "rate", confidence=confidence)
+    elif unpaired:
+        a = _bounds(our, our_values, rule, ours, confidence=confidence)
+        b = _bounds(their, their_values, rule, theirs, confidence=confidence)
+        gap, n, agree = our.mean - their.mean, min(our.n_prompts, their.n_prompts), False
+        # Newcombe 1998, method 10: the distances to both bounds add as squares.
+        low, high = (
+            gap - math.hypot(our.mean - a[0], b[1] - their.mean),
+            gap + math.hypot(a[1] - our.mean, their.mean - b[0]),
+        )
+    else:
+        lacking = theirs if their_values is None else ours
+        raise DataError(
+            f"comparing {rule.metric} prompt by prompt needs its answers in answers.jsonl beside {lacking.where}, and "
+            "there are none: evaluate it anew, or set unpaired: true to compare the two figures alone (wider bounds)"
+        )
+    open_case = Finding(rule, "undecided", gap, low, high, share, n, None, our.mean, their.mean, paired)
+    return _settled(open_case, certain=agree)
+
+
+def _paired(ours: Values, theirs: Values, *, rate: bool, confidence: float) -> tuple[float, Bounds, int, bool]:
+    """Mean of candidate - baseline by prompt, its one-sided bounds, prompts, and whether all pairs differ alike.
+
+    Of a rate the bounds are the wider of the bootstrap's and the score's: with a handful of prompts on which the two
+    differ, a bootstrap alone would let a model pass that is worse than the margin twice as often as said.
+    """
+    given = (ours.values, ours.prompts, theirs.values, theirs.prompts)
+    found = difference(*given, strata=ours.kinds, level=2 * confidence - 1)
+    low = -math.inf if found.low is None else found.low
+    high = math.inf if found.high is None else found.high
+    own, other = prompt_means(ours.values, ours.prompts), prompt_means(theirs.values, theirs.prompts)
+    gaps = [own[prompt] - other[prompt] for prompt in own if prompt in other]
+    if rate:
+        worse, better = math.fsum(max(gap, 0.0) for gap in gaps), math.fsum(max(-gap, 0.0) for gap in gaps)
+        score = score_bounds(worse, better, len(gaps), confidence=confidence)
+        low, high = min(low, score[0]), max(high, score[1])
+    return found.mean, (low, high), len(gaps), max(gaps) == min(gaps)
+
+
+def _settled(finding: Finding, *, certain: bool) -> Finding:
+    """The finding with its status, and about how many prompts more would decide an open one if its figure stays.
+
+    Bounds close in with the root of the number of prompts; those of pairs that all agree with the number itself.
+    """
+    edge, value = finding.edge, finding.value
+    keeps, breaks = (finding.upper, finding.lower) if finding.rule.lower_is_better else (-finding.lower, -finding.upper)
+    edge, value = (edge, value) if finding.rule.lower_is_better else (-edge, -value)
+    if keeps <= edge:
+        return finding._replace(status="pass", more_prompts=0)
+    if breaks > edge:
+        return finding._replace(status="fail", more_prompts=0)
+    reach, room = (keeps - value, edge - value) if value <= edge else (value - breaks, value - edge)
+    if room <= 0 or not math.isfinite(reach):
+        return finding
+    needed = finding.n_prompts * (reach / room) ** (1 if certain else 2)
+    more = None if needed > FARTHEST else max(1, math.ceil(needed) - finding.n_prompts)
+    return finding._replace(more_prompts=more)

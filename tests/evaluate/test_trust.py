@@ -1,0 +1,70 @@
+"""The line of trust and what was not tested."""
+
+from __future__ import annotations
+
+from many_results import judges, many
+
+from equipoise.evaluate.trust import trust_line, untested
+
+
+def texts(found):
+    return [one.text for one in found]
+
+
+def test_the_line_names_prompts_judge_seeds_and_world(results):
+    assert texts(trust_line(results, {})) == [
+        "735 harmful and 735 borderline prompts",
+        "judged by the world's truth",
+        "1 seed: training noise not measured",
+        "playground world 1, not your model",
+    ]
+    for one in results:
+        one["seeds"] = [0, 1, 2]
+    assert texts(trust_line(results, {}, results[6]))[2] == "3 training seeds"
+
+
+def test_a_judge_without_human_labels_is_called_not_calibrated():
+    document = many(10)
+    shown = document["results"][:10]
+    assert ("not calibrated on your data", True) in trust_line(shown, document)
+    document["judges"] = judges()
+    found = trust_line(shown, document)
+    assert texts(found)[1:4] == [
+        "judged by guard v1 and refusals v1",
+        "κ 0.82 [0.76, 0.88] with 300 human labels, rate corrected (guard v1)",
+        "not calibrated on your data (refusals v1)",
+    ]
+    assert [one.text for one in found if one.doubtful] == [
+        "not calibrated on your data (refusals v1)", "1 seed: training noise not measured",
+    ]  # fmt: skip
+    document["judges"][0]["biases"] = judges()[2]["biases"]
+    assert ("the judge prefers the longer answer", True) in trust_line(shown, document)
+    for judge in document["judges"]:
+        judge["kind"] = "truth"
+    assert texts(trust_line(shown, document))[1] == "judged by the world's truth"
+
+
+def test_what_was_not_tested_follows_from_the_results():
+    document = many(10)
+    shown = document["results"][:10]
+    found = untested(shown, {**document, "untested": ["Other languages."]})
+    assert [one.split(":")[0] for one in found] == [
+        "One seed", "The judge", "Harm of kinds that training left out", "Honesty", "Attacks made against these models",
+        "Other languages.",
+    ]  # fmt: skip
+    for one in shown:
+        one["metrics"] = {"unsafe_rate": one["metrics"]["unsafe_rate"]}
+    heads = {one.split(":")[0] for one in untested(shown)}
+    assert {"Over-refusal", "Kinds of harm", "Capability beyond these prompts"} < heads
+
+
+def test_several_seeds_measured_training_noise_and_some_measured_it_for_some(results):
+    assert untested(results)[0].startswith("One seed: training noise not measured.")
+    for one in results:
+        one["seeds"] = [0, 1]
+    assert not any("seed" in one for one in untested(results))
+    del results[3]["seeds"]
+    assert untested(results)[0].startswith("Results of one seed stand beside results of several")
+    assert not any(one.startswith("The judge") for one in untested(results)), "the world's truth needs no labels"
+    document = {"judges": judges()}
+    assert not any(one.startswith("The judge") for one in untested(results, document)), "one of them is calibrated"
