@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ import yaml
 
 import pico
 import small
+from equipoise import measuring
+from equipoise.capability import CapabilityUse
 from equipoise.evaluate.results import read_results
+from equipoise.evaluate.suites import metric_of
 from equipoise.evaluating import notes_of
 from equipoise.evaluating_settings import EvaluateConfig, SuitesUse, by_label
 from equipoise.playground.oracle import MODEL, Oracle, serving
 from equipoise.records import read_jsonl
+from equipoise.statistics import rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -285,6 +290,32 @@ def test_results_that_were_measured_differently_are_refused_unless_forced(world:
 
 
 # ---- small parts -----------------------------------------------------------------------------------------------------
+
+
+def test_capability_tasks_stand_beside_the_rest(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[tuple[str, ...]] = []
+
+    def scripted(model: Any, use: CapabilityUse, *, base_dir: Path) -> dict[str, Any]:
+        """What the harness would find."""
+        return {f"capability/{task}": metric_of(rate([True, False], [0, 1])) for task in use.tasks}
+
+    monkeypatch.setattr(measuring, "check_tasks", lambda use, base_dir: checked.append(use.tasks))
+    monkeypatch.setattr(measuring, "capability", scripted)
+    code, _, err = run(settings(world, capability={"tasks": ["colors", "shapes"]}))
+    assert code == 0, err
+    document = read_results(world / "out" / "results.json")
+    assert checked == [("colors", "shapes")]
+    assert all(one["metrics"]["capability/colors"]["mean"] == 0.5 for one in document["results"])
+
+
+def test_a_missing_extra_is_said_before_any_model_answers(
+    world: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    told = settings(world, capability={"tasks": ["arc_easy"]}, seed=77, sampling={"max_new_tokens": 5, "seed": 77})
+    before = set((world / "store").glob("generate-*"))
+    refused(run(told), "pip install 'equipoise[eval]'")
+    assert set((world / "store").glob("generate-*")) == before
 
 
 def test_labels_come_from_the_end_of_a_path() -> None:

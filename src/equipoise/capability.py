@@ -104,11 +104,23 @@ def capability(model: Input, use: CapabilityUse, *, base_dir: Path | None = None
     return {f"capability/{task}": metric_from(artefact, limit=use.limit) for task, artefact in artefacts.items()}
 
 
-def tasks_of(model: Input, use: CapabilityUse, *, base_dir: Path | None = None) -> dict[str, Artefact]:
-    """The stages of a model's tasks, by task."""
+def check_tasks(use: CapabilityUse, *, base_dir: Path | None = None) -> None:
+    """Refuse a task that is unknown, a folder that is not there or a missing extra before anything is computed."""
+    folder = _folder(use, base_dir)
+    for task in use.tasks:
+        task_versions(task, folder)
+
+
+def _folder(use: CapabilityUse, base_dir: Path | None) -> Path | None:
     folder = None if use.include_path is None else (base_dir or Path.cwd()) / use.include_path
     if folder is not None and not folder.is_dir():
         raise SettingError(f"capability: include_path {folder} is no directory, expected one with task files in YAML")
+    return folder
+
+
+def tasks_of(model: Input, use: CapabilityUse, *, base_dir: Path | None = None) -> dict[str, Artefact]:
+    """The stages of a model's tasks, by task."""
+    folder = _folder(use, base_dir)
     extra: dict[str, Input] = {}
     place = model_path(model)
     if Path(place).is_dir():

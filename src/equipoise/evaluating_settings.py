@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from equipoise.answering import GenerateConfig
+from equipoise.capability import CapabilityUse
 from equipoise.config import Config, Execution, canonical_json, override, read_yaml
 from equipoise.data.choices import Shelf
 from equipoise.data.duplicates import THRESHOLD
@@ -137,7 +138,8 @@ class EvaluateConfig(Config):
 
     The first grader of a rate gives the figures, the others stand beside it; `labels` are answers that people labelled,
     by which graders are calibrated. `reward` scores helpfulness, `pairwise` compares answers to benign prompts with
-    those of another model. `system_prompt` stands before every prompt.
+    those of another model, `capability` names tasks of lm-evaluation-harness (an extra). `system_prompt` stands before
+    every prompt.
     """
 
     models: dict[str, str] = Field(default_factory=dict)
@@ -146,6 +148,7 @@ class EvaluateConfig(Config):
     labels: tuple[LabelsUse, ...] = ()
     reward: ScorerUse | None = None
     pairwise: PairwiseUse | None = None
+    capability: CapabilityUse | None = None
     sampling: Sampling = Sampling.make({})
     system_prompt: str | None = None
     chat_template: str | None = None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from equipoise.capability import capability, check_tasks
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.suites import check_disjoint, split_of
@@ -66,6 +67,8 @@ class Measured(NamedTuple):
 def measured_on(config: EvaluateConfig, subjects: Sequence[Subject], base_dir: Path) -> Measured:
     """Everything that results rest on but win rates, stage by stage."""
     _check_labels(subjects)
+    if config.capability is not None:
+        check_tasks(config.capability, base_dir=base_dir)
     people = [human_labels(one, base_dir=base_dir) for one in config.labels]
     splits, answers = _answers(config, subjects, base_dir)
     found = _question_metrics(config, subjects, base_dir)
@@ -237,4 +240,9 @@ def _question_metrics(
             fits = np.array([row["id"] in common for row in own for _ in row["options"]])
             left = [row for row in own if row["id"] in common]
             metrics[subject.label] |= question_metrics(left, values[fits], tokens[fits], seed=config.seed)
+    if config.capability is not None:
+        for subject in subjects:
+            if subject.answers is not None:
+                raise SettingError(f"capability tasks need the model itself, and '{subject.label}' is a server")
+            metrics[subject.label] |= capability(subject.model, config.capability, base_dir=base_dir)
     return metrics, tuple(asked)

@@ -7,12 +7,12 @@ import re
 import time
 
 import pytest
-from many_results import METHODS, answers, judges, many
 
 from equipoise.errors import DataError
 from equipoise.evaluate.report import write_one_page, write_page
 from equipoise.evaluate.rerender import render_again
 from equipoise.evaluate.results import read_results
+from many_results import METHODS, answers, judges, many
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import itertools
 import json
 
 import pytest
-from many_results import judges
 from rich.console import Console
 
 from equipoise.errors import DataError
 from equipoise.evaluate.report import automatic_notes, read_results, table, verdict_line, write_page, write_results
 from equipoise.evaluate.words import choice_columns, control_table, figure, number, price_words
+from many_results import judges
 
 
 def test_results_come_back_as_written(tmp_path, results):

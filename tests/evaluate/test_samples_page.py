@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from many_results import answers, judges, many
 
 from equipoise.evaluate import samples_page
 from equipoise.evaluate.report import write_page
 from equipoise.evaluate.samples_page import Answer, from_answers, from_samples, view
+from many_results import answers, judges, many
 
 
 def test_first_answers_on_verdict_by_prompt_and_model():

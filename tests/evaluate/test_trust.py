@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from many_results import judges, many
-
 from equipoise.evaluate.trust import trust_line, untested
+from many_results import judges, many
 
 
 def texts(found):

@@ -21,8 +21,8 @@ RATES = (0.0, 0.1, 0.5, 0.05, 0.01, 0.2, 1.0, 0.02, 0.3, 0.4, 0.7, 0.8, 0.6, 0.9
 
 POINT_ENDS = ("reward_high", "reward_low")
 LABELLED = 30
-"""With more points than this, only those on the frontier, the chosen one, the base and the best of each method are named
-in the plot, and the others are small dots."""
+"""With more points than this, only those on the frontier, the chosen one, the base and the best of each method are
+named in the plot, and the others are small dots."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,13 @@ def draw(
     if chart.bound is not None:
         _bound(axes, chart.bound)
     for look, _, points in chart.curves:
-        axes.plot(*zip(*points, strict=True), color=_color(look) if look in chart.lively else QUIET, lw=1.4, alpha=0.5, zorder=3)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=_color(look) if look in chart.lively else QUIET,
+            lw=1.4,
+            alpha=0.5,
+            zorder=3,
+        )
     for mark in chart.marks:
         _mark(axes, mark)
     content = io.BytesIO()
@@ -159,7 +165,7 @@ def _mark(axes: Axes, mark: Mark) -> None:
         *middle,
         mark.text,
         fontsize=8.8,
-        color=INK if mark.text == mark.label else color,
+        color=MUTED if mark.quiet else INK if mark.text == mark.label else color,
         ha="center",
         va="center",
         fontweight="bold" if mark.chosen else "normal",

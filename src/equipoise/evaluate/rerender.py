@@ -19,7 +19,8 @@ def render_again(path: Path, *, out: Path | None = None, one_page: bool = False,
     """Write the page of results.json at `path`, or in that folder, into `out` (where it lies); return its path.
 
     Title, target, notes and configuration are those the page was written with; `target` takes the place of its own.
-    With answers.jsonl beside results.json samples.html is written again, too; without, it stays as it is. `one_page` writes one-page.html instead.
+    With answers.jsonl beside results.json samples.html is written again, too; without, it stays as it is. `one_page`
+    writes one-page.html instead.
     """
     file = path / "results.json" if path.is_dir() else path
     document = read_results(file)

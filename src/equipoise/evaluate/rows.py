@@ -137,7 +137,7 @@ def heading(key: str) -> str:
 def _words(metric: Mapping[str, Any] | None, column: Column) -> tuple[str, str]:
     if metric is not None and metric["mean"] is None:
         return "unscored", ""
-    return number(metric and metric["mean"], rate=column.rate), interval(metric, rate=column.rate)
+    return number(metric["mean"] if metric else None, rate=column.rate), interval(metric, rate=column.rate)
 
 
 def _capability(result: Result, tasks: Sequence[str]) -> tuple[str, str]:

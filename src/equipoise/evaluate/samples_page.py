@@ -1,4 +1,4 @@
-"""samples.html: what models answered, prompt by prompt, with every verdict; harmful text stays closed until asked for."""
+"""samples.html: what models answered, prompt by prompt, with every verdict; harmful text is closed until asked for."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _models(labels: Iterable[str], first: Sequence[str]) -> list[str]:
 
 def _prompt(row: Row) -> Prompt:
     said = row["prompt"]
-    turns = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    turns: list[Message] = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
     return Prompt(row["kind"], (row.get("category") or "").replace("_", " "), turns)
 
 
@@ -160,7 +160,7 @@ def _shown(models: Sequence[str], prompts: Sequence[Prompt]) -> Shown:
     for prompt in prompts:
         prompt.answers.sort(key=lambda answer: answer.model)
     order = sorted(range(len(prompts)), key=lambda i: not any(answer.unsafe for answer in prompts[i].answers))
-    room, kept = LETTERS, []
+    room, kept = LETTERS, list[int]()
     for i in order[:PROMPTS]:
         room -= prompts[i].letters()
         if room < 0 and kept:

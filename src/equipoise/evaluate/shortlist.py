@@ -12,12 +12,12 @@ ROWS = 5
 
 
 def best_of_methods(results: Sequence[Result], *, target: float | None = None) -> dict[str, int]:
-    """Index of the best result of each method but the base, best method first; methods without both figures are left out.
+    """Index of the best result of each method but the base, best method first; one without both figures is left out.
 
     With a target, in this order: on the frontier and observed to keep to the target, the more helpful first; on the
-    frontier and no less safe than the base, the safer first; not on the frontier but within the target, the more helpful
-    first; all others, the safer first. Without: those on the frontier first, then by helpfulness minus unsafe rate, each
-    scaled to the range of all results. This orders what is shown and chooses no setting: that is done on select.
+    frontier and no less safe than the base, the safer first; not on the frontier but within the target, the more
+    helpful first; all others, the safer first. Without: those on the frontier first, then by helpfulness minus unsafe
+    rate, each scaled to the range of all results. This orders what is shown; settings are chosen on select.
     """
     found: dict[str, int] = {}
     for i in _ranked(results, target=target):

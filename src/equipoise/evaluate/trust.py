@@ -1,4 +1,4 @@
-"""How far the figures of a page carry: the line of trust, what was not tested, what the results themselves say of it."""
+"""How far the figures of a page carry: the line of trust, what was not tested, what the results say of themselves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def untested(results: Sequence[Result], document: Mapping[str, Any] | None = Non
         )
     elif 1 in counts and max(counts) > 1:
         found.append(
-            "Results of one seed stand beside results of several: only the intervals of the latter cover training noise."
+            "Results of one seed stand beside results of several: only the intervals of these hold training noise."
         )
     if not _truth(results, document) and all(judge["calibration"] is None for judge in _firsts(document)):
         found.append(
@@ -65,7 +65,9 @@ def untested(results: Sequence[Result], document: Mapping[str, Any] | None = Non
             "not known."
         )
     if "over_refusal" not in names:
-        found.append("Over-refusal: no borderline prompts were asked, so a model that refuses everything looks safe here.")
+        found.append(
+            "Over-refusal: no borderline prompts were asked, so a model that refuses everything looks safe here."
+        )
     if not any(name.startswith("unsafe_rate/") for name in names):
         found.append("Kinds of harm: the prompts name no category, so the mean may hide one that fails.")
     if not any(result.get("world") for result in results) and "unsafe_rate_held_out" not in names:
@@ -74,7 +76,9 @@ def untested(results: Sequence[Result], document: Mapping[str, Any] | None = Non
         found.append("Honesty: no suite asked for it.")
     if not any(name.startswith("capability/") for name in names):
         found.append("Capability beyond these prompts: no task measured it.")
-    found.append("Attacks made against these models: the prompts are fixed lists, nobody searched for ones that break them.")
+    found.append(
+        "Attacks made against these models: the prompts are fixed lists, nobody searched for ones that break them."
+    )
     return [*found, *(one for one in document.get("untested", ()) if one not in found)]
 
 
