@@ -84,7 +84,9 @@ def demo(
     world = World(base=base.value) if tension is None else World(base=base.value, tension=tension)
     with Display(errors) as display, using_store(open_store(display)):
         names = named_methods([name.strip() for name in methods.split(",") if name.strip()])
-        run_demo(out, seeds=seeds, say=display.say(console), full=full, world=world, methods=names)
+        run_demo(
+            out, seeds=seeds, say=display.say(console), full=full, world=world, methods=names, terminal=display.pause
+        )
 
 
 @app.command()

@@ -110,12 +110,12 @@ def frontier(
             from equipoise.grid_run import GridConfig, run_grid
 
             grid = GridConfig.make(settings, where=str(config))
-            run_grid(grid, store=store.root, console=errors, say=display.say(console))
+            run_grid(grid, store=store.root, say=display.say(console), terminal=display.pause)
         else:
             from equipoise.frontier_run import FrontierConfig, run_frontier
 
             asked = FrontierConfig.make(settings, where=str(config))
-            run_frontier(asked, base_dir=Path.cwd(), console=errors, say=display.say(console))
+            run_frontier(asked, base_dir=Path.cwd(), say=display.say(console), terminal=display.pause)
 
 
 def report(

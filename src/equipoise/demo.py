@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from equipoise.arms import ARMS, candidates, check_methods, quick_iteralign, single_aims
 from equipoise.asking import asked_rows
 from equipoise.bench import BETA, PROMPT_SEED, TRAIN, WORLD, Candidate, World, bench, world_base
 from equipoise.errors import SettingError
 from equipoise.generate import Sampling
-from equipoise.job_lines import JobLines
+from equipoise.job_lines import JobLines, Terminal, plain_terminal
 from equipoise.jobs import Job, Place, run_jobs
 from equipoise.playground.pool import Part, Pooled, answered, logps_under, pooled, scored
 from equipoise.playground.stages import PromptsConfig, RequestsConfig, playground_prompts, playground_requests
@@ -239,7 +238,13 @@ def train_arm(payload: Mapping[str, Any]) -> None:
 
 
 def train_side_by_side(
-    out: Path, world: World, methods: Sequence[str], *, seeds: int, counts: Mapping[str, Mapping[str, int]]
+    out: Path,
+    world: World,
+    methods: Sequence[str],
+    *,
+    seeds: int,
+    counts: Mapping[str, Mapping[str, int]],
+    terminal: Terminal = plain_terminal,
 ) -> None:
     """Train all methods with all seeds, as many at a time as there are cores, with a thread each."""
     about = {"base": world.base, "tension": world.tension, "counts": counts}
@@ -258,7 +263,7 @@ def train_side_by_side(
     ]
     cores = os.cpu_count() or 1
     place = Place(out / "runs", current_store().root, workers=cores, threads=1)
-    with JobLines(Console(stderr=True), jobs, workers=cores) as lines:
+    with terminal() as console, JobLines(console, jobs, workers=cores) as lines:
         run_jobs(jobs, place, hear=lines.hear)
 
 
@@ -273,6 +278,7 @@ def run_demo(
     full: bool = False,
     world: World = WORLD,
     methods: Sequence[str] = ("sacpo",),
+    terminal: Terminal = plain_terminal,
 ) -> dict[str, Any]:
     """Align, evaluate, write `results.json` and the page under `out`; everything slow is reused from the store."""
     from equipoise.evaluate.control import control_section, join_sections
@@ -291,7 +297,7 @@ def run_demo(
     target = FULL_TARGET if full else TARGET
     counts = {split: dict.fromkeys(KINDS, n * 3 if full else n) for split, n in PROMPTS.items()}
     if len(methods) >= MANY:
-        train_side_by_side(out, world, methods, seeds=seeds, counts=counts)
+        train_side_by_side(out, world, methods, seeds=seeds, counts=counts, terminal=terminal)
     results: list[dict[str, Any]] = []
     pools: list[Pooled] = []
     first_rows: dict[str, list[dict[str, Any]]] = {}

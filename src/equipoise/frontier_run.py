@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
-from rich.console import Console
 
 from equipoise.config import Execution, override
 from equipoise.errors import DataError, EquipoiseError, SettingError
@@ -26,7 +25,7 @@ from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.words import table, verdict_line
 from equipoise.evaluating import evaluate_models, notes_of
 from equipoise.evaluating_settings import BASE, EvaluateConfig, model_at
-from equipoise.job_lines import JobLines
+from equipoise.job_lines import JobLines, Terminal, plain_terminal
 from equipoise.jobs import Job, Line, Place, run_jobs
 from equipoise.methods.online_settings import OnlineConfig
 from equipoise.methods.run import Run
@@ -169,7 +168,9 @@ def _subjects(models: Sequence[Mapping[str, Any]], base_dir: Path) -> list[Subje
     ]
 
 
-def run_frontier(config: FrontierConfig, *, base_dir: Path, console: Console, say: Callable[[Any], None]) -> Path:
+def run_frontier(
+    config: FrontierConfig, *, base_dir: Path, say: Callable[[Any], None], terminal: Terminal = plain_terminal
+) -> Path:
     """Run what is missing, evaluate everything alike, write results.json and the page; returns its path."""
     plan = planned_runs(config)
     read = check_runs(config, plan, base_dir)
@@ -197,7 +198,7 @@ def run_frontier(config: FrontierConfig, *, base_dir: Path, console: Console, sa
     workers = max(config.processes, len(config.devices))
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
     place = Place(config.output_dir / "jobs", current_store().root, workers, config.devices, threads)
-    with JobLines(console, jobs, workers=workers) as lines:
+    with terminal() as console, JobLines(console, jobs, workers=workers) as lines:
         done = run_jobs(jobs, place, hear=lines.hear)
     return _written(config, done, base, base_dir, say)
 

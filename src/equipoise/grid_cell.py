@@ -13,7 +13,7 @@ import numpy as np
 from equipoise.bench import World, bench, world_base
 from equipoise.config import Config
 from equipoise.demo import PROMPTS, evaluate, pool_of, pool_prompts, sampled_beside, with_gap
-from equipoise.errors import OutOfReach, SettingError
+from equipoise.errors import SettingError
 from equipoise.grid import FEW_SEEDS, candidate
 from equipoise.playground.pool import Pooled, answered
 from equipoise.playground.world import KINDS
@@ -130,11 +130,6 @@ def _named(value: Any, root: Path) -> list[str]:
         return [name for one in value for name in _named(one, root)]
     is_id = isinstance(value, str) and re.fullmatch(r"\w+-[0-9a-f]{12}", value) is not None
     return [value] if is_id and (root / value / "spec.json").is_file() else []
-
-
-def may_fail(error: Exception) -> bool:
-    """Whether an error says that a setting asks for what no policy can give."""
-    return isinstance(error, OutOfReach)
 
 
 def seeds_of(method: str, count: int) -> int:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
-from rich.console import Console
 
 from equipoise.config import Config, Execution
 from equipoise.errors import DataError
 from equipoise.grid import BASELINES, SETTINGS, TITLES, check_method, label
 from equipoise.grid_cell import Cell, run_cell, seeds_of
-from equipoise.job_lines import JobLines
+from equipoise.job_lines import JobLines, Terminal, plain_terminal
 from equipoise.jobs import Job, Line, Place, run_jobs
 from equipoise.methods.multiplier import Target
 from equipoise.playground.world import WORLD_VERSION
@@ -90,7 +89,9 @@ def job_of(config: GridConfig, cell: Wanted) -> Job:
     return Job(name, cell.method, "equipoise.grid_run:run_payload", payload)
 
 
-def run_grid(config: GridConfig, *, store: Path, console: Console, say: Callable[[Any], None]) -> Path:
+def run_grid(
+    config: GridConfig, *, store: Path, say: Callable[[Any], None], terminal: Terminal = plain_terminal
+) -> Path:
     """Run what is missing and write the page; returns its path."""
     from equipoise.grid_page import write_grid
 
@@ -98,7 +99,7 @@ def run_grid(config: GridConfig, *, store: Path, console: Console, say: Callable
     threads = max(1, (os.cpu_count() or 1) // config.processes)
     place = Place(config.output_dir / "runs", store, workers=config.processes, threads=threads)
     first = [Wanted(name, one) for name in config.methods for one in SETTINGS[name][: config.settings]]
-    done = _run(config, first, place, console)
+    done = _run(config, first, place, terminal)
     chosen = choices(config, done)
     second = [
         Wanted(name, setting, seed)
@@ -112,16 +113,16 @@ def run_grid(config: GridConfig, *, store: Path, console: Console, say: Callable
         for name, (setting, _) in chosen.items()
         if name != "base"
     ]
-    done |= _run(config, second, place, console)
+    done |= _run(config, second, place, terminal)
     return write_grid(config, comparison(config, done, chosen), say=say)
 
 
 Done = dict[str, Line]
 
 
-def _run(config: GridConfig, cells: Sequence[Wanted], place: Place, console: Console) -> Done:
+def _run(config: GridConfig, cells: Sequence[Wanted], place: Place, terminal: Terminal) -> Done:
     jobs = [job_of(config, cell) for cell in cells]
-    with JobLines(console, jobs, workers=config.processes) as lines:
+    with terminal() as console, JobLines(console, jobs, workers=config.processes) as lines:
         return {line.job.key: line for line in run_jobs(jobs, place, hear=lines.hear)}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from equipoise.jobs import Job, Line
+
+Terminal = Callable[[], AbstractContextManager[Console]]
+"""Gives the console for as long as lines change on it, whatever else was shown there."""
 
 SHOWN = 30  # lines that a terminal has room for; running and failed ones first
 _COLORS = {"queued": "dim", "running": "yellow", "done": "green", "reused": "dim", "failed": "red"}
@@ -86,6 +90,11 @@ class JobLines:
         if line.state == "failed":
             return f"{said}: {escape(line.note)}"
         return f"{said}  [dim]{duration(line.seconds)}[/]" if line.state == "done" else said
+
+
+def plain_terminal() -> AbstractContextManager[Console]:
+    """The console of errors, where nothing else is shown."""
+    return nullcontext(Console(stderr=True))
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -41,6 +42,16 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.__exit__(kind, error, trace)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[Console]:
+        """Leave the terminal to somebody else's live lines; the console that they are to be written to."""
+        self._drop_task()
+        self._bar.stop()
+        try:
+            yield self._console
+        finally:
+            self._bar.start()
 
     def event(self, kind: str, stage: str, artefact: Artefact | None) -> None:
         """A stage changed its state."""

@@ -18,7 +18,7 @@ def test_first_answers_on_verdict_by_prompt_and_model():
     first = shown.prompts[0]
     assert [(one.model, one.unsafe, one.refused) for one in first.answers] == [(0, False, False), (1, True, False)]
     assert first.answers[1].text.startswith("Answer 0 of base, repeat 0,")
-    assert first.answers[1].verdicts == (("guard v1", "unsafe", "reason 0"), ("refusals v1", "0", ""))
+    assert first.answers[1].verdicts == (("guard v1", "unsafe", "reason 0"), ("refusals v1", "not refused", ""))
     assert [one.outcomes for one in shown.prompts[1].answers] == [["refused"], []]
     assert shown.prompts[1].answers[1].unsafe is None and shown.prompts[1].answers[1].verdicts[0].label == "no verdict"
     assert shown.prompts[2].answers[0].cut and first.category == "kind a"

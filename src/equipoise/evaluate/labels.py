@@ -78,20 +78,24 @@ def place(
     """
     marks = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in (*points, *others)]
     options = [_candidates(point, size, radius=radius) for point, size in zip(points, sizes, strict=True)]
+    reaches = [_hull([box for box, _ in boxes]) for boxes in options]
+    near = [  # the points that a label could meet at all, without its own
+        [mark for i, mark in enumerate(marks) if i != own and mark.overlap(reach)] for own, reach in enumerate(reaches)
+    ]
     fixed = [
-        [reach + _obstacles(box, own, points, marks, frame, bars, lines, radius) for box, reach in boxes]
+        [cost + _obstacles(box, points[own], near[own], frame, bars, lines, radius) for box, cost in boxes]
         for own, boxes in enumerate(options)
     ]
     present = list(range(len(points)))
     while True:
-        taken = _settle(present, options, fixed)
+        taken = _settle(present, options, fixed, reaches)
         worst, dropped = 0.0, None
         for own in present:
             if keep is None or keep[own]:
                 continue
             box = options[own][taken[own]][0]
             clash = sum(box.overlap(options[i][taken[i]][0]) for i in present if i != own)
-            clash += _on_points(box, own, points, marks, radius) + 0.5 * box.outside(frame)
+            clash += _on_points(box, points[own], near[own], radius) + 0.5 * box.outside(frame)
             if clash > max(worst, TOLERATED):
                 worst, dropped = clash, own
         if dropped is None:
@@ -105,14 +109,18 @@ def place(
 
 
 def _settle(
-    present: Sequence[int], options: Sequence[Sequence[tuple[Box, float]]], fixed: Sequence[Sequence[float]]
+    present: Sequence[int],
+    options: Sequence[Sequence[tuple[Box, float]]],
+    fixed: Sequence[Sequence[float]],
+    reaches: Sequence[Box],
 ) -> dict[int, int]:
     """Choose a candidate for every label that is present: {label: its candidate}."""
+    rivals = {own: [i for i in present if i != own and reaches[own].overlap(reaches[i].grown(2.0))] for own in present}
     taken = {own: min(range(len(fixed[own])), key=fixed[own].__getitem__) for own in present}
     for _ in range(SWEEPS):
         moved = False
         for own in present:
-            near = [options[i][taken[i]][0].grown(2.0) for i in present if i != own]
+            near = [options[i][taken[i]][0].grown(2.0) for i in rivals[own]]
             costs = [
                 cost + 6.0 * sum(box.overlap(other) for other in near)
                 for (box, _), cost in zip(options[own], fixed[own], strict=True)
@@ -138,29 +146,33 @@ def _candidates(point: tuple[float, float], size: tuple[float, float], *, radius
     return found
 
 
+def _hull(boxes: Sequence[Box]) -> Box:
+    return Box(
+        min(box.left for box in boxes),
+        min(box.top for box in boxes),
+        max(box.right for box in boxes),
+        max(box.bottom for box in boxes),
+    )
+
+
 def _obstacles(
     box: Box,
-    own: int,
-    points: Sequence[tuple[float, float]],
+    point: tuple[float, float],
     marks: Sequence[Box],
     frame: Box,
     bars: Sequence[Segment],
     lines: Sequence[Segment],
     radius: float,
 ) -> float:
-    cost = 40.0 * box.outside(frame) + 5.0 * _on_points(box, own, points, marks, radius)
+    cost = 40.0 * box.outside(frame) + 5.0 * _on_points(box, point, marks, radius)
     cost += sum(1.6 * _crossing(box, bar) for bar in bars)
     return cost + sum(2.4 * _crossing(box, line) for line in lines)
 
 
-def _on_points(box: Box, own: int, points: Sequence[tuple[float, float]], marks: Sequence[Box], radius: float) -> float:
-    """By how much a label and its leader cover points that are not its own."""
-    leader = _leader(points[own], box, radius=radius)
-    cost = 0.0
-    for i, mark in enumerate(marks):
-        if i != own:
-            cost += box.overlap(mark) + (0.0 if leader is None else 3.0 * _crossing(mark, leader))
-    return cost
+def _on_points(box: Box, point: tuple[float, float], marks: Sequence[Box], radius: float) -> float:
+    """By how much a label and its leader cover points, those of others."""
+    leader = _leader(point, box, radius=radius)
+    return sum(box.overlap(mark) + (0.0 if leader is None else 3.0 * _crossing(mark, leader)) for mark in marks)
 
 
 def _crossing(box: Box, segment: Segment) -> float:

@@ -118,7 +118,7 @@ def judges(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "kind": judge["kind"],
             "model": " ".join(str(part) for part in (judge["model"], judge["version"]) if part) or UNKNOWN,
             "first": judge["first"],
-            "answers": f"{judge['n']:,}" + (f", {judge['unscored']:,} unscored" if judge["unscored"] else ""),
+            "answers": f"{judge['n']:,} verdicts" + (f", {judge['unscored']:,} unscored" if judge["unscored"] else ""),
             "calibration": calibration_words(judge),
             "doubtful": judge["calibration"] is None and judge["kind"] != "truth",
             "agreement": [
