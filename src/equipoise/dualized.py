@@ -19,6 +19,7 @@ from equipoise.types import Artefact
 ANSWERS, PROMPTS = 64, 40  # of the base, to each of so many prompts of each kind, on which multipliers are solved
 SOFT = {"num_train_epochs": 2, "learning_rate": 3e-4}  # labels from scores hold no noise: they are learned longer
 ROUNDS, RATE = 3, 20.0  # of C-DPO; how far the multiplier moves per unit of unsafe rate
+A_ROUND = {"num_train_epochs": 1, "learning_rate": 3e-4}  # its rounds begin anew, so that each costs a training
 START = 1.0  # its first multiplier: the same for every target
 OWN_ANSWERS = 4  # of each round's model, by which the multiplier moves
 
@@ -64,7 +65,7 @@ def cdpo_at(at: Bench, target: float) -> Solved:
     """C-DPO moved towards an unsafe rate, after its last round."""
     rounds = cdpo(
         at.base,
-        _soft(at),
+        replace(at.step("better", BETA), train=at.train.but(**A_ROUND)),
         asked_of_base(PROMPTS),
         learned(at),
         MoveConfig(rate=RATE, unsafe_rate=target, penalty="unsafe"),

@@ -194,7 +194,8 @@ def corrected_metric(metric: Metric, calibration: Calibration) -> Metric:
         found = corrected_rate(observed, calibration.counts, level=metric["level"])
     except DataError:  # its false alarms exclude the rate: there is a figure of neither kind
         return unknown
-    return metric_of(found.rate, unscored=metric["unscored"])
+    # With its counts, so that a target can be held against the rate: the bound is melded from all of them.
+    return {**metric_of(found.rate, unscored=metric["unscored"]), "grader": calibration.counts._asdict()}
 
 
 def corrected_metrics(metrics: Mapping[str, Metric], calibrations: Mapping[Measures, Calibration]) -> dict[str, Metric]:
