@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from equipoise import bench, demo, grid, grid_cell, grid_page, grid_run
+from equipoise import bench, demo, grid, grid_page, grid_run
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.results import read_results
 from equipoise.grid import BASELINES, FEW_SEEDS, SETTINGS, label
@@ -150,6 +150,7 @@ def test_what_it_leaves(config, monkeypatch):
                "largest_weight": 0.1, "thin": False} for r in (0.0, 0.5, 1.0)]  # fmt: skip
     optimum = {"kl": 0.5, "pool": {"policies": ["base"], "prompts": 1, "answers": 2}, "points": points}
     monkeypatch.setattr(grid_page, "optimum_of", lambda config, reach: optimum)
+    monkeypatch.setattr(grid_page, "samples_of", lambda config, results: [])
     said: list[Any] = []
     page = grid_page.write_grid(config, found, say=said.append)
     document = read_results(config.output_dir / "results.json")
@@ -169,7 +170,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(bench, "ASKED", dict.fromkeys(KINDS, 16))
         patch.setattr(demo, "POOL_PROMPTS", 3)
         patch.setattr(demo, "POOL_ANSWERS", 8)
-        patch.setattr(grid_cell, "PROMPTS", {"select": 6, "verdict": 10})
+        patch.setattr(demo, "PROMPTS", {"select": 6, "verdict": 10})
         yield store
 
 

@@ -101,6 +101,11 @@ def evaluate(
     return Evaluated(results, rows_of)
 
 
+def counts_of(*, full: bool) -> dict[str, dict[str, int]]:
+    """How many prompts of each kind are asked, by split."""
+    return {split: dict.fromkeys(KINDS, n * 3 if full else n) for split, n in PROMPTS.items()}
+
+
 def _verdict_part(counts: Mapping[str, Mapping[str, int]], most: int) -> Artefact:
     """Verdict prompts that answers are chosen between for: no more than needed, models being asked about each."""
     part = {kind: min(n, most) for kind, n in counts["verdict"].items()}
@@ -295,7 +300,7 @@ def run_demo(
     started = time.monotonic()
     base = world_base(world)
     target = FULL_TARGET if full else TARGET
-    counts = {split: dict.fromkeys(KINDS, n * 3 if full else n) for split, n in PROMPTS.items()}
+    counts = counts_of(full=full)
     if len(methods) >= MANY:
         train_side_by_side(out, world, methods, seeds=seeds, counts=counts, terminal=terminal)
     results: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.bench import World, bench, world_base
 from equipoise.config import Config
-from equipoise.demo import PROMPTS, evaluate, pool_of, pool_prompts, sampled_beside, with_gap
+from equipoise.demo import counts_of, evaluate, pool_of, pool_prompts, sampled_beside, with_gap
 from equipoise.errors import SettingError
 from equipoise.grid import FEW_SEEDS, candidate
 from equipoise.playground.pool import Pooled, answered
@@ -51,7 +51,7 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
     base = world_base(world)
     at = bench(base, world, cell.seed, flipped=cell.flipped)
     found = candidate(at, cell.method, cell.setting, flipped=cell.flipped)
-    counts = {split: dict.fromkeys(KINDS, n * 3 if cell.full else n) for split, n in PROMPTS.items()}
+    counts = counts_of(full=cell.full)
     results = evaluate([found], world, seed=cell.seed, counts=counts, base=base, choices=False).results
     pool = _pool(world, cell.seed)
     known = {}

@@ -11,12 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from equipoise.bench import World, bench, world_base
-from equipoise.demo import pool_of
+from equipoise.demo import LEAST_REACH, counts_of, evaluate, pool_of, samples
 from equipoise.evaluate.frontier import verdict_results
 from equipoise.evaluate.report import write_page
 from equipoise.evaluate.results import optimum_section, read_results, write_results
 from equipoise.evaluate.seeds import join_metrics, over_seeds
-from equipoise.evaluate.words import UNKNOWN, figure, verdict_line
+from equipoise.evaluate.shortlist import shortlist
+from equipoise.evaluate.words import UNKNOWN, Column, number, table_cell, verdict_line
 from equipoise.grid import candidate
 from equipoise.grid_cell import POOLED
 from equipoise.statistics.optimum import envelope
@@ -26,7 +27,7 @@ from equipoise.store import versions, write_json
 if TYPE_CHECKING:
     from equipoise.grid_run import GridConfig
 
-LEAST_REACH = 0.1  # nats within which the optimum is drawn when no model went farther
+SAMPLES = 20  # prompts of each kind in samples.html
 
 Compared = Mapping[str, Any]
 
@@ -46,7 +47,7 @@ def write_grid(config: GridConfig, found: dict[str, Any], *, say: Callable[[Any]
     page = write_page(
         out,
         read_results(out / "results.json"),
-        [],
+        samples_of(config, everything),
         title="equipoise frontier: methods of the helpful and harmless family in the playground",
         target=config.target.unsafe_rate,
         notes=[
@@ -69,6 +70,17 @@ def optimum_of(config: GridConfig, reach: float) -> dict[str, Any]:
     at = bench(world_base(world), world, 0)
     pool = pool_of([candidate(at, method, setting) for method, setting in POOLED], world, seed=0)
     return optimum_section(envelope(pool.pool, kl=reach), pool.pool, policies=pool.labels)
+
+
+def samples_of(config: GridConfig, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Answers of the few results that stand above the fold, as they were given with the first seed."""
+    subject = next((one for one in results if one.get("chosen")), None)
+    picked = [results[i] for i in shortlist(results, target=config.target.unsafe_rate, subject=subject)]
+    world = World(base=config.playground)
+    base = world_base(world)
+    models = [candidate(bench(base, world, 0), one["method"], one["setting"]) for one in picked]
+    rows = evaluate(models, world, seed=0, counts=counts_of(full=config.full), base=base, choices=False).rows
+    return samples(rows, [model.label for model in models], per_kind=SAMPLES)
 
 
 def joined_results(found: Compared) -> dict[str, list[dict[str, Any]]]:
@@ -96,33 +108,33 @@ def settings_volume(method: Compared) -> float:
 
 
 COLUMNS = (
-    ("Unsafe", "unsafe_rate", True),
-    ("Over-refusal", "over_refusal", True),
-    ("Reward", "reward", False),
-    ("Gap", "gap", False),
-    ("Shortfall", "shortfall", False),
-    ("Volume", "volume", False),
+    Column("unsafe_rate", "Unsafe", "", True),
+    Column("over_refusal", "Over-refusal", "", True),
+    Column("reward", "Reward", "", False),
+    Column("gap", "Gap", "", False),
 )
 
 
 def method_table(found: Compared) -> Table:
     """The chosen setting of every method over its seeds."""
     table = Table(
-        caption="Gap: distance from the method's own optimum, 0 there, 1 at the base. Shortfall: reward below the best "
-        "policy as safe and as near to the base. Volume: area dominated; of all: by all settings, with the first seed.",
+        caption="Gap: distance from the method's own optimum, 0 there, 1 at the base. Volume: area of safety and reward "
+        "that it dominates; below it, what all settings dominate together.",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("Method, setting chosen on select")
-    table.add_column("Seeds", justify="right")
-    for heading, _, _ in COLUMNS:
-        table.add_column(heading, justify="right")
-    table.add_column("of all", justify="right")
+    table.add_column("Method, setting", overflow="fold")
+    for heading in (*(column.heading for column in COLUMNS), "Volume"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for method in found["methods"].values():
-        cells = [figure(over(method, metric), rate=rate).replace("[", "\\[") for _, metric, rate in COLUMNS]
-        name = method["seeds"][0][0]["label"]
-        table.add_row(name, str(len(method["seeds"])), *cells, f"{settings_volume(method):.2f}")
+        cells = [table_cell(over(method, column.metric), column) for column in COLUMNS]
+        own = over(method, "volume")
+        areas = f"{UNKNOWN if own is None else number(own['mean'], rate=False)}\n{settings_volume(method):.2f}"
+        seeds = len(method["seeds"])
+        name = method["seeds"][0][0]["label"] + (f" ({seeds} seeds)" if seeds > 1 else "")
+        table.add_row(name, *cells, areas)
     return table
 
 

@@ -9,16 +9,20 @@ one, whose workers are told apart, so that a death is one job's failure and a de
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from equipoise.errors import DataError, EquipoiseError
@@ -71,7 +75,7 @@ class Place:
 
 
 class _Message(NamedTuple):
-    kind: Literal["stage", "done", "failed"]
+    kind: Literal["stage", "done", "failed", "raised"]
     value: Any
 
 
@@ -107,7 +111,9 @@ def _kept(place: Place, job: Job) -> dict[str, Any] | None:
 class _Worker:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
+    device: str
     line: Line | None = None
+    raised: str = ""  # by what its process is about to end
 
 
 @dataclass
@@ -137,10 +143,10 @@ class _Workers:
     def _start(self, device: str) -> None:
         here, there = multiprocessing.get_context("spawn").Pipe()
         told = (there, str(self.place.store), device, self.place.threads)
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=told, name=device, daemon=True)
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=told, daemon=True)
         process.start()
         there.close()
-        self.workers.append(_Worker(process, here))
+        self.workers.append(_Worker(process, here, device))
         self._next(self.workers[-1])
 
     def _next(self, worker: _Worker) -> None:
@@ -149,7 +155,8 @@ class _Workers:
             line = worker.line = self.waiting.pop(0)
             line.state, line.began = "running", time.monotonic()
             self.hear(line)
-            worker.pipe.send((line.job.call, dict(line.job.payload)))
+            with contextlib.suppress(ConnectionError):  # a worker that has just ended: `_step` hears of it
+                worker.pipe.send((line.job.call, dict(line.job.payload)))
 
     def _step(self) -> None:
         busy = {worker.pipe: worker for worker in self.workers if worker.line}
@@ -159,12 +166,14 @@ class _Workers:
             assert line is not None
             try:
                 message: _Message = worker.pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionError):  # the latter where it ended before it took its job
                 self._died(worker, line)
                 continue
             if message.kind == "stage":
                 line.note = message.value
                 self.hear(line)
+            elif message.kind == "raised":
+                worker.raised = message.value
             else:
                 self._ended(line, message)
                 self._next(worker)
@@ -183,14 +192,16 @@ class _Workers:
         worker.process.join()
         code = worker.process.exitcode
         why = f"its process ended with code {code}" + (": out of memory?" if code == -9 else "")
-        self._ended(line, _Message("failed", why))
+        self._ended(line, _Message("failed", worker.raised or why))
         self.workers.remove(worker)
         if self.waiting:
-            self._start(worker.process.name)
+            self._start(worker.device)
 
 
 def _work(pipe: Connection, store: str, device: str, threads: int | None) -> None:
     """A worker process: one job after the other, until it is stopped."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent stops its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # remarks on kernels that nothing here asks for
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -212,9 +223,31 @@ def _work(pipe: Connection, store: str, device: str, threads: int | None) -> Non
                 return
             module, _, name = call.partition(":")
             try:
-                with FullDisk(f"running {name}"):
+                with _Telling(pipe), FullDisk(f"running {name}"):
                     result = vars(importlib.import_module(module))[name](payload)
             except EquipoiseError as error:
                 pipe.send(_Message("failed", str(error)))
             else:
                 pipe.send(_Message("done", result))
+
+
+def _end_with_parent() -> None:
+    """End at once where the parent was killed: nobody would hear of the job, and a new command would wait for it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+class _Telling(contextlib.AbstractContextManager[None]):
+    """Tell the parent what a job raised that is no refusal; the process ends by it, its traceback on stderr."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EquipoiseError):
+            said = str(error).strip().partition("\n")[0]
+            self._pipe.send(_Message("raised", f"{type(error).__name__}: {said}".removesuffix(": ")))

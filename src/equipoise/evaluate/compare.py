@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,12 +12,11 @@ from rich.table import Table
 from equipoise.errors import DataError
 from equipoise.evaluate.choice import BASELINE
 from equipoise.evaluate.frontier import estimate_of
-from equipoise.evaluate.gate_sides import SAME, Result, Side, direction
+from equipoise.evaluate.gate_sides import SAME, SHARES, Result, Side, as_compared, direction, paired
 from equipoise.evaluate.words import UNKNOWN, interval, number
-from equipoise.statistics import Estimate, difference, paired_p
+from equipoise.statistics import Estimate, apart, paired_p
 
-_SHARES = ("rate", "share", "corrected")
-_OF_SHARES = ("win_rate",)
+_WINS = ("win_rate", "win_rate_safer")  # shares too, though their kind is a mean
 
 
 class Gap(NamedTuple):
@@ -94,19 +92,11 @@ def _matched(first: Side, second: Side) -> list[tuple[Result, Result]]:
 def _unlike(first: Side, ours: Result, second: Side, theirs: Result) -> list[str]:
     said = []
     for field in SAME:
-        a, b = _told(ours, field), _told(theirs, field)
+        a, b = as_compared(ours, field), as_compared(theirs, field)
         if a != b:
             of = ("", "") if first.where != second.where else (f" ({first.label})", f" ({second.label})")
             said.append(f"{field} differs: {first.where}{of[0]} has {_shown(a)}, {second.where}{of[1]} has {_shown(b)}")
     return said
-
-
-def _told(result: Result, field: str) -> Any:
-    """A field as it is compared; the seed of a sampling draws other answers of the same distribution."""
-    value = result.get(field)
-    if field == "sampling" and isinstance(value, Mapping):
-        return {key: given for key, given in value.items() if key != "seed"}
-    return value
 
 
 def _shown(value: Any) -> str:
@@ -119,27 +109,24 @@ def _gap(name: str, first: Side, second: Side, ours: Result, theirs: Result) -> 
     if a is None or b is None:
         return None
     metrics = ours["metrics"][name], theirs["metrics"][name]
-    share = a.kind in _SHARES or name in _OF_SHARES
+    share = a.kind in SHARES or name in _WINS
     own, other = first.values(name, ours), second.values(name, theirs)
     common = set() if own is None or other is None else set(own.prompts) & set(other.prompts)
     if own is None or other is None or not common:
         low, high = _apart(a, b)
         return Gap(name, *metrics, a.mean - b.mean, low, high, None, None, share)
-    values = own.values, own.prompts, other.values, other.prompts
-    found = difference(*values, strata=own.kinds, level=a.level)
-    p = paired_p(*values, alternative="two-sided") if own.kinds is None else None  # flips do not weigh kinds equally
+    found, _ = paired(own, other, rate=a.kind == "rate", level=a.level)
+    p = None
+    if own.kinds is None:  # flips do not weigh kinds equally
+        p = paired_p(own.values, own.prompts, other.values, other.prompts, alternative="two-sided")
     return Gap(name, *metrics, found.mean, found.low, found.high, p, found.n_prompts, share)
 
 
 def _apart(first: Estimate, second: Estimate) -> tuple[float | None, float | None]:
-    """Interval of a difference of independent figures: distances to their ends add as squares (Newcombe 1998)."""
+    """Interval of a difference of figures that are not paired; None where one of them has none."""
     if first.low is None or first.high is None or second.low is None or second.high is None:
         return None, None
-    gap = first.mean - second.mean
-    return (
-        gap - math.hypot(first.mean - first.low, second.high - second.mean),
-        gap + math.hypot(first.high - first.mean, second.mean - second.low),
-    )
+    return apart(first.mean, (first.low, first.high), second.mean, (second.low, second.high))
 
 
 # ---- in words --------------------------------------------------------------------------------------------------------

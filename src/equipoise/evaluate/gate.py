@@ -16,16 +16,16 @@ from pydantic import Field, model_validator
 from equipoise.config import Config
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.frontier import estimate_of
-from equipoise.evaluate.gate_sides import Result, Side, Values, direction, require_same
-from equipoise.statistics import Estimate, decide, difference, lower_bound, mean, score_bounds, upper_bound
-from equipoise.statistics.intervals import FARTHEST, prompt_means
+from equipoise.evaluate.gate_sides import SHARES, Result, Side, Values, direction, require_same
+from equipoise.evaluate.gate_sides import paired as by_prompt
+from equipoise.statistics import Estimate, apart, decide, lower_bound, mean, upper_bound
+from equipoise.statistics.intervals import FARTHEST
 
 Status = Literal["pass", "fail", "undecided"]
 Bounds = tuple[float, float]
 
 MOST_UNSCORED = 0.01  # of a metric's answers; beyond it, what was left out could decide
 _DECIDED: dict[str, Status] = {"MET": "pass", "NOT MET": "fail", "UNDECIDED": "undecided"}
-_SHARES = ("rate", "corrected", "share")
 
 
 class Rule(Config):
@@ -156,7 +156,7 @@ def _bounded(rule: Rule, side: Side, *, confidence: float) -> Finding:
     if found.kind == "rate":
         return _rate_bounded(rule, found, confidence=confidence)
     low, high = _bounds(found, side.values(rule.metric, result), rule, side, confidence=confidence)
-    share = found.kind in _SHARES
+    share = found.kind in SHARES
     open_case = Finding(rule, "undecided", found.mean, low, high, share, found.n_prompts, None, found.mean)
     return _settled(open_case, certain=low == high)
 
@@ -193,6 +193,10 @@ def _bounds(found: Estimate, values: Values | None, rule: Rule, side: Side, *, c
             f"{side.where} has a {found.level:.0%} interval of {rule.metric} and no answers to compute another from, "
             f"and confidence {confidence:g} needs one of {level:.0%}"
         )
+    return _ends(found)
+
+
+def _ends(found: Estimate) -> Bounds:
     return (-math.inf if found.low is None else found.low), (math.inf if found.high is None else found.high)
 
 
@@ -200,18 +204,15 @@ def _compared(rule: Rule, ours: Side, theirs: Side, *, confidence: float, unpair
     """The margin to the baseline, on the prompts that both answered."""
     (our_result, our), (their_result, their) = _measured(ours, rule), _measured(theirs, rule)
     our_values, their_values = ours.values(rule.metric, our_result), theirs.values(rule.metric, their_result)
-    share, paired = our.kind in _SHARES, our_values is not None and their_values is not None
+    share, paired = our.kind in SHARES, our_values is not None and their_values is not None
     if our_values is not None and their_values is not None:
-        gap, (low, high), n, agree = _paired(our_values, their_values, rate=our.kind == "rate", confidence=confidence)
+        found, agree = by_prompt(our_values, their_values, rate=our.kind == "rate", level=2 * confidence - 1)
+        gap, n, (low, high) = found.mean, found.n_prompts, _ends(found)
     elif unpaired:
         a = _bounds(our, our_values, rule, ours, confidence=confidence)
         b = _bounds(their, their_values, rule, theirs, confidence=confidence)
         gap, n, agree = our.mean - their.mean, min(our.n_prompts, their.n_prompts), False
-        # Newcombe 1998, method 10: the distances to both bounds add as squares.
-        low, high = (
-            gap - math.hypot(our.mean - a[0], b[1] - their.mean),
-            gap + math.hypot(a[1] - our.mean, their.mean - b[0]),
-        )
+        low, high = apart(our.mean, a, their.mean, b)
     else:
         lacking = theirs if their_values is None else ours
         raise DataError(
@@ -220,25 +221,6 @@ def _compared(rule: Rule, ours: Side, theirs: Side, *, confidence: float, unpair
         )
     open_case = Finding(rule, "undecided", gap, low, high, share, n, None, our.mean, their.mean, paired)
     return _settled(open_case, certain=agree)
-
-
-def _paired(ours: Values, theirs: Values, *, rate: bool, confidence: float) -> tuple[float, Bounds, int, bool]:
-    """Mean of candidate - baseline by prompt, its one-sided bounds, prompts, and whether all pairs differ alike.
-
-    Of a rate the bounds are the wider of the bootstrap's and the score's: with a handful of prompts on which the two
-    differ, a bootstrap alone would let a model pass that is worse than the margin twice as often as said.
-    """
-    given = (ours.values, ours.prompts, theirs.values, theirs.prompts)
-    found = difference(*given, strata=ours.kinds, level=2 * confidence - 1)
-    low = -math.inf if found.low is None else found.low
-    high = math.inf if found.high is None else found.high
-    own, other = prompt_means(ours.values, ours.prompts), prompt_means(theirs.values, theirs.prompts)
-    gaps = [own[prompt] - other[prompt] for prompt in own if prompt in other]
-    if rate:
-        worse, better = math.fsum(max(gap, 0.0) for gap in gaps), math.fsum(max(-gap, 0.0) for gap in gaps)
-        score = score_bounds(worse, better, len(gaps), confidence=confidence)
-        low, high = min(low, score[0]), max(high, score[1])
-    return found.mean, (low, high), len(gaps), max(gaps) == min(gaps)
 
 
 def _settled(finding: Finding, *, certain: bool) -> Finding:

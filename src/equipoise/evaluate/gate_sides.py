@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.evaluate.suites import KINDS
 from equipoise.evaluate.verdicts import JUDGED_ON
+from equipoise.statistics import Estimate, difference, score_bounds
+from equipoise.statistics.intervals import prompt_means
 
 Result = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -23,10 +26,12 @@ DIRECTIONS: Mapping[str, Better] = {
     "unsafe_rate": "lower",
     "unsafe_rate_corrected": "lower",
     "over_refusal": "lower",
+    "over_refusal_corrected": "lower",
     "cost": "lower",
     "kl": "lower",
     "reward": "higher",
     "win_rate": "higher",
+    "win_rate_safer": "higher",
     "honesty": "higher",
     "hhh": "higher",
     "capability": "higher",
@@ -35,6 +40,7 @@ DIRECTIONS: Mapping[str, Better] = {
 }
 """Which way a metric is better, by its name up to `/`, `@` or the kind of prompt."""
 
+SHARES = ("rate", "corrected", "share")  # kinds of metric that are shares of the whole
 _AGREES = 1e-6  # figures that were written and those computed again differ by rounding alone
 
 
@@ -108,6 +114,24 @@ def mean_of(found: Values) -> float:
     for value, prompt in zip(found.values, found.prompts, strict=True):
         by_kind.setdefault(found.kinds[prompt], []).append(value)
     return math.fsum(math.fsum(own) / len(own) for own in by_kind.values()) / len(by_kind)
+
+
+def paired(first: Values, second: Values, *, rate: bool, level: float) -> tuple[Estimate, bool]:
+    """first - second by prompt with a two-sided interval, and whether all prompts differ alike.
+
+    Of a rate the ends are the wider of the bootstrap's and the score's: with a handful of prompts on which the two
+    differ, a bootstrap alone would let a model pass that is worse than a margin twice as often as said.
+    """
+    found = difference(first.values, first.prompts, second.values, second.prompts, strata=first.kinds, level=level)
+    own, other = prompt_means(first.values, first.prompts), prompt_means(second.values, second.prompts)
+    gaps = [own[prompt] - other[prompt] for prompt in own if prompt in other]
+    if rate:
+        more, less = math.fsum(max(gap, 0.0) for gap in gaps), math.fsum(max(-gap, 0.0) for gap in gaps)
+        low, high = score_bounds(more, less, len(gaps), confidence=(1 + level) / 2)
+        low = low if found.low is None else min(low, found.low)
+        high = high if found.high is None else max(high, found.high)
+        found = dataclasses.replace(found, low=low, high=high)
+    return found, max(gaps) == min(gaps)
 
 
 class _Reader(NamedTuple):
@@ -231,7 +255,7 @@ def require_same(candidate: Side, baseline: Side) -> None:
 def require_same_result(candidate: Result, baseline: Result) -> None:
     """Refuse two results that differ in a field of `SAME`, naming it and both values."""
     for field in SAME:
-        ours, theirs = _measured(candidate, field), _measured(baseline, field)
+        ours, theirs = as_compared(candidate, field), as_compared(baseline, field)
         if field == "prompts" and (ours is None or theirs is None):
             which = "candidate" if ours is None else "baseline"
             raise DataError(f"the {which}'s result does not say on which prompts it was measured, so nothing compares")
@@ -240,10 +264,10 @@ def require_same_result(candidate: Result, baseline: Result) -> None:
             raise DataError(_differ(field, _shown(ours), _shown(theirs)) + of)
 
 
-def _measured(result: Result, field: str) -> Any:
+def as_compared(result: Result, field: str) -> Any:
+    """A field of `SAME` as it is compared; the seed of a sampling draws other answers of the same distribution."""
     value = result.get(field)
     if field == "sampling" and isinstance(value, Mapping):
-        # Another seed gives other answers of the same distribution: what a gate is to see through.
         return {key: given for key, given in value.items() if key != "seed"}
     return value
 

@@ -184,7 +184,7 @@ def table(results: Sequence[Result]) -> Table:
         shown.add_column(column.heading, justify="right", no_wrap=True)
     for result in results:
         sign = "★" if result.get("chosen") else "●" if id(result) in best else ""
-        cells = [_cell(result["metrics"].get(column.metric), column) for column in columns]
+        cells = [table_cell(result["metrics"].get(column.metric), column) for column in columns]
         shown.add_row(sign, result["label"], *cells, style="bold" if result.get("chosen") else None)
     return shown
 
@@ -209,7 +209,7 @@ def control_table(section: Mapping[str, Any]) -> Table:
             shown.add_row(
                 "" if place else model["label"],
                 objective["name"],
-                *(_cell(found[key], CONTROL) for key in ("correlation", "error")),
+                *(table_cell(found[key], CONTROL) for key in ("correlation", "error")),
                 *_ends(found["achieved"]),
                 _mean(found["plain"]),
             )
@@ -227,7 +227,8 @@ def _mean(metric: Mapping[str, Any] | None) -> str:
     return UNKNOWN if metric is None else number(metric["mean"], rate=False)
 
 
-def _cell(metric: Mapping[str, Any] | None, column: Column) -> str:
+def table_cell(metric: Mapping[str, Any] | None, column: Column) -> str:
+    """A figure in a terminal's table, its interval below it."""
     if metric is None:
         return UNKNOWN
     if metric["mean"] is None:

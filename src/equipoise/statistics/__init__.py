@@ -21,7 +21,7 @@ from equipoise.statistics.intervals import (
     rate,
     upper_bound,
 )
-from equipoise.statistics.paired import score_bounds
+from equipoise.statistics.paired import apart, score_bounds
 from equipoise.statistics.planning import chance_met, prompts_needed
 from equipoise.statistics.ratings import EloRating, Ratings, bradley_terry, elo
 from equipoise.statistics.wins import Judgement, WinRate, win_rate
@@ -37,6 +37,7 @@ __all__ = [
     "Ratings",
     "Verdict",
     "WinRate",
+    "apart",
     "bradley_terry",
     "chance_met",
     "clopper_pearson",

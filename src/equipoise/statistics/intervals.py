@@ -7,6 +7,7 @@ bootstrapped over prompts, and rates count as many answers as they are worth (`n
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -173,7 +174,8 @@ def difference(
     With `strata`, the stratum of each prompt, it is the equally weighted mean of the strata's differences.
 
     When every pair agrees (two models without a single unsafe answer) the bootstrap would claim certainty; the exact
-    bound on the share of prompts that could differ takes its place.
+    bound on the share of prompts that could differ takes its place (with strata, counting as if each were as small as
+    the smallest).
     """
     a, b = prompt_means(first, first_prompts), prompt_means(second, second_prompts)
     shared = [prompt for prompt in a if prompt in b]
@@ -185,7 +187,11 @@ def difference(
     low, high = found.low, found.high
     if len(gaps) > 1 and np.ptp(gaps) == 0:
         values = np.concatenate([_numbers(first), _numbers(second)])
-        reach = clopper_pearson(0, len(gaps), level=level)[1] * max(1.0, float(np.ptp(values)))
+        worth = len(gaps)
+        if groups is not None:  # a stratum of few prompts weighs as much as one of many, and could hide as much
+            sizes = Counter(groups).values()
+            worth = len(sizes) * min(sizes)
+        reach = clopper_pearson(0, worth, level=level)[1] * max(1.0, float(np.ptp(values)))
         low, high = found.mean - reach, found.mean + reach
     return Estimate(found.mean, low, high, len(gaps), len(shared), "mean", level, float(len(shared)))
 

@@ -1,4 +1,4 @@
-"""Bounds for a paired difference of rates that hold with few prompts on which two models differ."""
+"""Bounds for differences: of paired rates with few prompts on which two models differ, and of figures not paired."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from scipy.special import ndtri  # type: ignore[import-untyped]
 from equipoise.errors import DataError, SettingError
 
 _HALVINGS = 60
+
+
+def apart(
+    first: float, first_ends: tuple[float, float], second: float, second_ends: tuple[float, float]
+) -> tuple[float, float]:
+    """Ends of first - second where the two are independent and each has ends of its own.
+
+    Newcombe 1998 (method 10): the distances to both ends add as squares.
+    """
+    gap = first - second
+    return (
+        gap - math.hypot(first - first_ends[0], second_ends[1] - second),
+        gap + math.hypot(first_ends[1] - first, second - second_ends[0]),
+    )
 
 
 def score_bounds(only_first: float, only_second: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
