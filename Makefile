@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow real real-small real-cpo real-bfpo real-control real-reward real-cost real-scorers real-safe-rlhf real-iteralign benchmark lint clean
+.PHONY: demo test test-slow real real-small real-cpo real-bfpo real-control real-reward real-cost real-scorers real-safe-rlhf real-iteralign real-evaluate benchmark lint clean
 
 demo: $(READY)
 	$(BIN)/equipoise --store runs/store demo --out runs/demo
@@ -16,7 +16,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
 
 # On public data, with one small base from scratch that is trained once for all of them.
-real: real-small real-control real-scorers real-safe-rlhf real-iteralign
+real: real-small real-control real-scorers real-safe-rlhf real-iteralign real-evaluate
 
 real-small real-cpo real-reward real-cost real-safe-rlhf: $(READY)
 	$(BIN)/equipoise --store runs/store run recipes/examples/$@.yaml
@@ -35,6 +35,9 @@ real-scorers: real-reward real-cost
 # A judge of word lists, whose verdicts mean nothing, is there for as long as the run takes.
 real-iteralign: $(READY)
 	$(BIN)/python benchmarks/word_judge.py --port 8378 $(BIN)/equipoise --store runs/store run recipes/examples/$@.yaml
+
+real-evaluate: real-safe-rlhf
+	$(BIN)/python benchmarks/word_judge.py --port 8378 $(BIN)/equipoise --store runs/store evaluate --config recipes/examples/$@.yaml
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/preference_training.py --json

@@ -12,8 +12,8 @@ import yaml
 import pico
 import small
 from equipoise.config import read_yaml
-from equipoise.errors import SettingError
-from equipoise.frontier_run import FrontierConfig, check_runs, planned_runs
+from equipoise.errors import EquipoiseError, SettingError
+from equipoise.frontier_run import FrontierConfig, alike, check_runs, planned_runs
 from equipoise.methods.run import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -107,6 +107,8 @@ def test_a_sweep_is_every_combination(world):
         ({"models": {"a": "b"}}, "the models of a frontier are its runs'"),
         ({"common": {"seed": 3}}, "a frontier says seeds"),
         ({"processes": 0}, "processes"),
+        ({"runs": [{"method": "dpo", "sweep": {"seed": [0, 1]}}]}, "a frontier says seeds"),
+        ({"runs": [{"method": "dpo", "name": "A b"}, {"method": "dpo", "name": "a-b"}]}, "would share a folder, a-b-0"),
     ],
 )
 def test_what_cannot_be_meant(world, change, sentence):
@@ -127,6 +129,27 @@ def test_a_mistake_in_one_run_is_said_before_any_begins(world, tmp_path):
     config = FrontierConfig.make(told, where="config")
     with pytest.raises(SettingError, match=r"run 'helpful': .*lerning_rate"):
         check_runs(config, planned_runs(config), tmp_path)
+
+
+def test_what_models_are_evaluated_on_is_read_before_any_run_begins(world, tmp_path):
+    told = settings(world)
+    told["evaluate"]["benign"] = {"path": str(world / "benig.jsonl")}
+    config = FrontierConfig.make(told, where="config")
+    with pytest.raises(EquipoiseError, match=r"benig\.jsonl"):
+        check_runs(config, planned_runs(config), tmp_path)
+
+
+def test_a_multiplier_solved_with_each_seed_parts_no_seeds():
+    models = [
+        {"run": "mocan", "place": 0, "seed": seed, "label": f"mocan {x}", "setting": {"beta": 0.1, "multiplier": x}}
+        for seed, x in enumerate((1.5, 1.7))
+    ]
+    found = alike([*models, {"run": "dpo", "place": 0, "seed": 0, "label": "dpo", "setting": {"beta": 0.2}}])
+    assert [(one["seed"], one["label"], one["setting"]) for one in found] == [
+        (0, "mocan 1.5", {"beta": 0.1}),
+        (1, "mocan 1.5", {"beta": 0.1}),
+        (0, "dpo", {"beta": 0.2}),
+    ]
 
 
 def test_two_runs_of_one_name_are_refused(world):

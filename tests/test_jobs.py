@@ -25,7 +25,14 @@ def doubled(payload: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError("a number below 0 cannot be doubled here")
     if payload["value"] == 13:
         os.kill(os.getpid(), signal.SIGKILL)
+    if payload["value"] == 14:
+        raise RuntimeError("no memory is left\non this device")
     return {"value": 2 * payload["value"], "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
+
+
+def ends_at_once(*told: Any) -> None:
+    """A worker that is gone before it takes a job."""
+    os._exit(3)
 
 
 def jobs(tmp_path: Path, *values: int, kept: bool = True) -> list[Job]:
@@ -70,6 +77,26 @@ def test_a_killed_worker_is_one_failure(tmp_path):
     found = run_jobs(jobs(tmp_path, 13, 7), place(tmp_path))
     assert [line.state for line in found] == ["failed", "done"]
     assert "ended with code -9" in found[0].note
+
+
+def test_whoever_follows_a_killed_worker_has_its_device(tmp_path):
+    found = run_jobs(jobs(tmp_path, 13, 7), place(tmp_path, devices=("4",)))
+    assert found[1].result["device"] == "4"
+    found = run_jobs(jobs(tmp_path, 13, 8), place(tmp_path))
+    assert found[1].result["device"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_what_a_job_raises_is_why_it_failed(tmp_path, capfd):
+    found = run_jobs(jobs(tmp_path, 14, 7), place(tmp_path))
+    assert [line.state for line in found] == ["failed", "done"]
+    assert found[0].note == "RuntimeError: no memory is left"
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_worker_that_never_takes_a_job_is_one_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr("equipoise.jobs._work", ends_at_once)
+    found = run_jobs(jobs(tmp_path, 1, 2), place(tmp_path))
+    assert [line.note for line in found] == ["its process ended with code 3"] * 2
 
 
 def test_each_worker_has_a_device_of_its_own(tmp_path):

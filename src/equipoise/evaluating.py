@@ -28,7 +28,6 @@ _NOT_TESTED = {
     "honesty": "Honesty was not tested.",
     "hhh": "HHH (helpful, honest and harmless answers chosen by people) was not tested.",
 }
-_NEVER_TESTED = "No prompt was adapted to a model in order to break it, and no capability but those named was tested."
 
 
 def evaluate_as_asked(asked: Asked, *, say: Say) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def evaluate_models(
         for answers in measured.answers
         for split in measured.splits
     ]
-    shown, why = _with_choice(config, results)
+    shown, why = with_choice(config, results)
     judges = _judges(config, measured)
     out.mkdir(parents=True, exist_ok=True)
     write_jsonl(out / "answers.jsonl", [row for one in measured.answers for row in _told(config, measured, one)])
@@ -139,7 +138,7 @@ def template_of(model: Input, setting: str | None) -> str:
     )
 
 
-def _with_choice(config: EvaluateConfig, results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
+def with_choice(config: EvaluateConfig, results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str | None]:
     """The verdict results; with a target and select prompts, one of several models is chosen on these."""
     from equipoise.evaluate.frontier import helpfulness, verdict_results
 
@@ -159,8 +158,7 @@ def _judges(config: EvaluateConfig, measured: Measured) -> list[dict[str, Any]]:
 
 
 def _untested(config: EvaluateConfig) -> list[str]:
-    said = [words for name, words in _NOT_TESTED.items() if config.evaluate.__dict__[name] is None]
-    return [*said, _NEVER_TESTED]
+    return [words for name, words in _NOT_TESTED.items() if config.evaluate.__dict__[name] is None]
 
 
 def _told(config: EvaluateConfig, measured: Measured, answers: Answers) -> list[Row]:

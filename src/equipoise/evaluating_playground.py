@@ -10,7 +10,8 @@ from equipoise.bench import Candidate, World, world_base
 from equipoise.config import Config
 from equipoise.demo import evaluate
 from equipoise.evaluate.subjects import Subject
-from equipoise.evaluating_settings import PlaygroundConfig
+from equipoise.evaluating_settings import BASE, PlaygroundConfig
+from equipoise.measuring import check_labels
 from equipoise.methods.settings import read_config_text
 from equipoise.playground.world import KINDS, WORLD_VERSION
 from equipoise.records import write_jsonl
@@ -46,7 +47,8 @@ def evaluate_playground(
     from equipoise.evaluate.words import table, verdict_line
 
     world, out = World(base=config.base, tension=config.tension), config.output_dir
-    models = [Candidate("base", "base", {}, world_base(world)), *map(_candidate, subjects)]
+    check_labels([BASE, *(subject.label for subject in subjects)])
+    models = [Candidate(BASE, BASE, {}, world_base(world)), *map(_candidate, subjects)]
     counts = {"verdict": dict.fromkeys(KINDS, config.prompts)}
     found = evaluate(models, world, seed=config.seed, counts=counts, choice_prompts=min(100, config.prompts))
     told = [

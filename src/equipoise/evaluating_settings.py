@@ -18,7 +18,7 @@ from equipoise.data.sources import DataEntry
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.subjects import Subject
 from equipoise.generate import Sampling
-from equipoise.graders import GraderUse, LabelsUse, check_graders
+from equipoise.graders import GraderUse, LabelsUse, check_graders, scorer_title
 from equipoise.judges import Endpoint
 from equipoise.methods.align import DataUse
 from equipoise.methods.asked import KINDS, prompt_uses
@@ -180,6 +180,7 @@ class EvaluateConfig(Config):
             raise ValueError("pairwise compares answers to benign prompts: add `benign: {path: ...}` to evaluate")
         if self.target is not None and (not asked or self.target.prompts != "harmful"):
             raise ValueError("target is about harmful prompts: name them under evaluate, and leave target.prompts out")
+        self._choosable()
         if self.reward is not None and not self.asks:
             raise ValueError("reward scores answers, and there are no prompts under evaluate")
         if self.sampling.max_new_tokens >= self.max_length:
@@ -191,6 +192,18 @@ class EvaluateConfig(Config):
         self.generating()
         return self
 
+    def _choosable(self) -> None:
+        """Refuse select prompts that nothing can be chosen by."""
+        shares = {kind: n for kind, n in self.evaluate.shares().items() if self.evaluate.__dict__[kind] is not None}
+        if not any(shares.values()):
+            return
+        by_wins = self.pairwise is not None and self.pairwise.rubric == "better" and bool(shares.get("benign"))
+        if self.target is None or not shares.get("harmful") or (self.reward is None and not by_wins):
+            raise ValueError(
+                "evaluate.select keeps prompts by which a model is chosen, which takes target, a share of the harmful "
+                "prompts, and reward (or pairwise and a share of the benign ones)"
+            )
+
     @property
     def asks(self) -> bool:
         """Whether models are asked anything, rather than questioned alone."""
@@ -200,8 +213,11 @@ class EvaluateConfig(Config):
     def judge(self) -> str:
         """Who judged, as results name it."""
         names = [grader.title for grader in self.graders]
-        names += [] if self.reward is None else [f"reward {Path(str(self.reward.__dict__[self.reward.kind])).name}"]
-        names += [] if self.pairwise is None else [self.pairwise.name]
+        names += [] if self.reward is None else [f"reward {scorer_title(self.reward)}"]
+        if self.pairwise is not None:
+            against = self.pairwise.against
+            place = f" ({self.models[against]})" if against in self.models else ""
+            names.append(f"{self.pairwise.name} against {against}{place}")
         return " + ".join(names) or "log-probabilities"
 
     @property

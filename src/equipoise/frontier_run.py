@@ -17,16 +17,16 @@ from pydantic import Field, model_validator
 
 from equipoise.config import Execution, override
 from equipoise.errors import DataError, EquipoiseError, SettingError
-from equipoise.evaluate.frontier import verdict_results
 from equipoise.evaluate.report import write_page
 from equipoise.evaluate.results import read_results, write_results
 from equipoise.evaluate.seeds import over_seeds
 from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.words import table, verdict_line
-from equipoise.evaluating import evaluate_models, notes_of
+from equipoise.evaluating import evaluate_models, notes_of, with_choice
 from equipoise.evaluating_settings import BASE, EvaluateConfig, model_at
 from equipoise.job_lines import JobLines, Terminal, plain_terminal
 from equipoise.jobs import Job, Line, Place, run_jobs
+from equipoise.measuring import check_reads
 from equipoise.methods.online_settings import OnlineConfig
 from equipoise.methods.run import Run
 from equipoise.methods.settings import read_config_text
@@ -57,7 +57,7 @@ class FrontierConfig(EvaluateConfig):
     def _no_models(self) -> Self:
         if self.models:
             raise ValueError("models: the models of a frontier are its runs'; equipoise evaluate takes models by name")
-        if "seed" in self.common or any("seed" in run for run in self.runs):
+        if "seed" in self.common or any("seed" in {**run, **_swept(run)} for run in self.runs):
             raise ValueError("seed: a frontier says seeds, how many, and every run has each of them")
         return self
 
@@ -65,6 +65,11 @@ class FrontierConfig(EvaluateConfig):
     def evaluation(self) -> EvaluateConfig:
         """How models are evaluated, apart from what is run."""
         return EvaluateConfig.model_validate({name: self.__dict__[name] for name in EvaluateConfig.model_fields})
+
+
+def _swept(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    sweep = run.get("sweep")
+    return sweep if isinstance(sweep, Mapping) else {}
 
 
 class Planned(NamedTuple):
@@ -97,11 +102,16 @@ def planned_runs(config: FrontierConfig) -> list[Planned]:
     names = [(one.name, one.seed) for one in found]
     if twice := sorted({name for name, seed in names if names.count((name, seed)) > 1}):
         raise SettingError(f"runs: two are called '{twice[0]}': give one of them a name, `name: ...`")
+    folders: dict[str, str] = {}
+    for one in found:
+        if (other := folders.setdefault(_folder(one), one.name)) != one.name:
+            raise SettingError(f"runs: '{other}' and '{one.name}' would share a folder, {_folder(one)}: rename one")
     return found
 
 
 def check_runs(config: FrontierConfig, runs: Sequence[Planned], base_dir: Path) -> list[Run]:
-    """Read every run's settings and the head of its data before any of them begins."""
+    """Read every run's settings, the head of its data and of what models are evaluated on before any run begins."""
+    check_reads(config.evaluation, base_dir)
     found = []
     for one in runs:
         folder = config.output_dir / "runs" / _folder(one)
@@ -143,8 +153,10 @@ def train_run(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
             "setting": {**payload["varied"], **{k: v for k, v in one.setting.items() if k not in payload["varied"]}},
             "seed": payload["seed"],
             "line": one.line or run.config.method,
+            "run": payload["name"],
+            "place": place,
         }
-        for one in made
+        for place, one in enumerate(made)
     ]
     evaluation = EvaluateConfig.make(payload["evaluation"], where="config")
     subjects = _subjects(
@@ -208,7 +220,7 @@ def _written(
 ) -> Path:
     """Everything is in the store by now: evaluate all models of a seed together, join seeds, write the page."""
     failed = [f"Failed: {line.job.name}: {line.note}" for line in done if line.state == "failed"]
-    models = [one for line in done for one in line.result or ()]
+    models = alike([one for line in done for one in line.result or ()])
     if not models:
         raise DataError(f"no run left a model: {failed[0] if failed else 'none was asked for'}")
     out = config.output_dir
@@ -226,7 +238,7 @@ def _written(
     joined = over_seeds(complete)
     target = None if config.target is None else config.target.unsafe_rate
     confidence = 0.95 if config.target is None else config.target.confidence
-    shown, why = verdict_results(joined, target=target, confidence=confidence)
+    shown, why = with_choice(config, joined)
     select = [one for one in joined if one["split"] == "select"]
     write_results(
         out / "results.json",
@@ -255,6 +267,22 @@ def _written(
         say(f"note: {note}")
     say(str(page))
     return page
+
+
+def alike(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give what a run leaves one label and setting for all seeds: a multiplier solved with each is no setting."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for one in models:
+        groups.setdefault((one["run"], one["place"]), []).append(one)
+    return [
+        {**one, "label": group[0]["label"], "setting": _agreed([other["setting"] for other in group])}
+        for group in groups.values()
+        for one in group
+    ]
+
+
+def _agreed(settings: Sequence[Settings]) -> Settings:
+    return {k: v for k, v in settings[0].items() if all(k in other and other[k] == v for other in settings)}
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

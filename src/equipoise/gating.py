@@ -102,6 +102,8 @@ def gate(asked: Asked, *, say: Say) -> GateVerdict:
 
     Every file is read and every rule is held against the baseline's metrics before anything is asked or loaded.
     """
+    for name in FILES:  # a verdict of an earlier run must not outlive a run that fails
+        (asked.out / name).unlink(missing_ok=True)
     config = GateConfig.make(read_yaml(asked.rules), where=str(asked.rules))
     if (asked.candidate is None) == (asked.endpoint is None):
         raise SettingError("what is to ship? Give one of --candidate (a results.json or a model) and --endpoint")
@@ -111,8 +113,6 @@ def gate(asked: Asked, *, say: Say) -> GateVerdict:
             baseline.holding(rule.metric, suite=rule.suite)
         elif rule.compares:
             raise SettingError(f"the rule '{rule_words(rule)}' needs --baseline, the results.json to compare with")
-    for name in FILES:  # a verdict of an earlier run must not outlive a run that fails
-        (asked.out / name).unlink(missing_ok=True)
     candidate = _candidate(asked, config, baseline, say)
     verdict = judge(config.rules, candidate, baseline, confidence=config.confidence, unpaired=config.unpaired)
     write_gate(asked.out, verdict)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import model_validator
 
-from equipoise.config import Config, Execution
+from equipoise.config import Config, Execution, canonical_json
 from equipoise.data.human_labels import About
 from equipoise.errors import SettingError
 from equipoise.evaluate.refusals import VERSION as REFUSALS
@@ -79,13 +80,10 @@ class GraderUse(Config):
 
     @property
     def version(self) -> str:
-        """Of a rubric its number, of a function or local model 8 digits of a hash; "" where only its name is known."""
+        """Of a rubric its number, of a scorer 8 digits of a hash of what it is and of how it reads answers."""
         if self.scorer is None:
             return str(REFUSALS if self.rubric is None else grader_of(self.rubric).version)
-        if self.scorer.source is not None:
-            return self.scorer.source[:8]
-        place = None if self.scorer.location is None else model_input(self.scorer.location)
-        return place.id[:8] if isinstance(place, FileInput) else ""
+        return _fingerprint(self.scorer)
 
     @property
     def model(self) -> str | None:
@@ -102,11 +100,26 @@ class GraderUse(Config):
         if self.kind == "truth":
             return "truth"
         if self.scorer is not None:
-            return f"{_called(self.scorer)} {self.version}".rstrip()
+            return scorer_title(self.scorer)
         if self.rubric is None:
             return f"refusals v{self.version}"
-        by = f" by {self.model}" if self.kind == "rubric" else ""
-        return f"{self.rubric} v{self.version}{by}".replace("/", " ")
+        return f"{self.rubric} v{self.version} by {self.model}".replace("/", " ")
+
+
+def scorer_title(scorer: ScorerUse) -> str:
+    """How results call a scorer: two that may say different things of an answer have different names."""
+    return f"{_called(scorer)} {_fingerprint(scorer)}"
+
+
+def _fingerprint(scorer: ScorerUse) -> str:
+    """8 digits of a hash over the content of a local model or function, else its name or address, and its settings."""
+    told = {name: value for name, value in scorer.canonical().items() if name != "function" or not scorer.source}
+    place = None if scorer.location is None else model_input(scorer.location)
+    if isinstance(place, FileInput):
+        told[scorer.kind] = place.id
+    if scorer.function is not None:
+        told["name"] = scorer.function.rpartition(":")[2]
+    return hashlib.sha256(canonical_json(told).encode()).hexdigest()[:8]
 
 
 def _called(scorer: ScorerUse) -> str:

@@ -118,8 +118,8 @@ COLUMNS = (
 def method_table(found: Compared) -> Table:
     """The chosen setting of every method over its seeds."""
     table = Table(
-        caption="Gap: distance from the method's own optimum, 0 there, 1 at the base. Volume: area of safety and reward "
-        "that it dominates; below it, what all settings dominate together.",
+        caption="Gap: distance from the method's own optimum, 0 there, 1 at the base. Volume: area of safety and "
+        "reward that it dominates; below it, what all settings dominate together.",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

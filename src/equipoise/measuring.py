@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise.capability import capability, check_tasks
+from equipoise.data.duplicates import asked_words
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.suites import check_disjoint, split_of
 from equipoise.evaluate.verdicts import JUDGED_ON, Calibration, Graded
 from equipoise.evaluating_settings import SHELVES, EvaluateConfig
 from equipoise.grading import calibrations, graded, human_labels
-from equipoise.methods.asked import FittingConfig
+from equipoise.methods.asked import FittingConfig, check_prompts
 from equipoise.methods.judged import check_endpoint
 from equipoise.methods.suites import (
     PickConfig,
@@ -28,7 +29,7 @@ from equipoise.methods.suites import (
     suite_prompts,
     with_room,
 )
-from equipoise.pairwise import win_rates
+from equipoise.pairwise import check_pairwise, win_rates
 from equipoise.records import read_jsonl
 from equipoise.stages import generate, score_with
 from equipoise.store import FileInput, Input, current_store
@@ -66,7 +67,9 @@ class Measured(NamedTuple):
 
 def measured_on(config: EvaluateConfig, subjects: Sequence[Subject], base_dir: Path) -> Measured:
     """Everything that results rest on but win rates, stage by stage."""
-    _check_labels(subjects)
+    check_labels([subject.label for subject in subjects])
+    if config.pairwise is not None:
+        check_pairwise(config.pairwise, [subject.label for subject in subjects], base_dir=base_dir)
     if config.capability is not None:
         check_tasks(config.capability, base_dir=base_dir)
     people = [human_labels(one, base_dir=base_dir) for one in config.labels]
@@ -80,11 +83,25 @@ def measured_on(config: EvaluateConfig, subjects: Sequence[Subject], base_dir: P
     )
 
 
-def _check_labels(subjects: Sequence[Subject]) -> None:
-    for label, times in Counter(subject.label for subject in subjects).items():
+def check_reads(config: EvaluateConfig, base_dir: Path) -> None:
+    """Read the head of every list of prompts, people's labels and the names of tasks; nothing is computed."""
+    for use in config.evaluate.prompts(base_dir).values():
+        for entry in use.entries:
+            check_prompts(entry)
+    for shelf in SHELVES:
+        config.evaluate.questions(shelf, base_dir)
+    for one in config.labels:
+        human_labels(one, base_dir=base_dir)
+    if config.capability is not None:
+        check_tasks(config.capability, base_dir=base_dir)
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse two models of one label, and none at all."""
+    for label, times in Counter(labels).items():
         if times > 1:
             raise SettingError(f"two models are called '{label}': results are told apart by label")
-    if not subjects:
+    if not labels:
         raise SettingError("there is no model to evaluate")
 
 
@@ -137,13 +154,18 @@ def _prompts(config: EvaluateConfig, models: Sequence[Input], base_dir: Path) ->
 def _splits(config: EvaluateConfig, prompts: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
     shares = config.evaluate.shares()
     parts: dict[str, list[Row]] = {"verdict": [], "select": []}
+    home: dict[str, str] = {}  # prompts of the same words (of two kinds, under two contexts) go the same way
     for row in prompts:
         split = split_of(row["id"], shares[row["kind"]]) if shares[row["kind"]] else "verdict"
+        split = home.setdefault(" ".join(asked_words(row["prompt"])) or row["id"], split)
         parts[split].append({**row, "prompt_id": row["id"]})
     check_disjoint(parts["select"], parts["verdict"])
-    for kind in {row["kind"] for row in prompts}:
-        if not any(row["kind"] == kind for row in parts["verdict"]):
+    for kind, n in Counter(row["kind"] for row in prompts).items():
+        chosen_by = sum(row["kind"] == kind for row in parts["select"])
+        if chosen_by == n:
             raise DataError(f"evaluate.{kind}: select leaves none of the {kind} prompts for the verdict")
+        if shares[kind] and not chosen_by:
+            raise DataError(f"evaluate.{kind}: select {shares[kind]:g} takes none of its {n} prompts: name more, or 0")
     return {split: frozenset(row["id"] for row in rows) for split, rows in parts.items() if rows}
 
 
@@ -200,7 +222,10 @@ def wins_of(
         return {}, []
     use = config.pairwise.but(account=config.pairwise.account or config.account)
     found, judge = {}, []
+    benign = {row["prompt_id"] for one in measured.answers for row in one.rows if row["kind"] == "benign"}
     for split, ids in measured.splits.items():
+        if not benign & ids:
+            continue
         part = PickConfig(kinds=("benign",), ids=tuple(sorted(ids)))
         of = {one.subject.label: picked(part, completions=one.completions) for one in measured.answers}
         found[split], section = win_rates(use, of, base_dir=base_dir)

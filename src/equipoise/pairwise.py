@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
@@ -24,6 +24,7 @@ from equipoise.methods.comparing import (
     compared,
     counts_of,
     judged_pairs,
+    labelled_matches,
     reference_outputs,
 )
 from equipoise.records import read_jsonl
@@ -74,6 +75,11 @@ class PairwiseUse(Config):
         return "win_rate" if self.rubric == "better" else f"win_rate_{self.rubric}"
 
     @property
+    def against(self) -> str:
+        """What models are held against: a label, or the name of a file."""
+        return self.reference or Path(self.reference_outputs or "").name
+
+    @property
     def name(self) -> str:
         """What the judge is called in results."""
         return f"{self.endpoint.model} {self.versioned}"
@@ -96,14 +102,16 @@ def win_rates(
     DataError where no prompt was answered by both.
     """
     against_of, name = _references(use, answers_of, reference, base_dir)
+    comparing = _comparing(use)
     metrics: dict[str, dict[str, Metric]] = {}
     contests: list[Contest] = []
     counts: Counter[str] = Counter()
     for label, completions in answers_of.items():
         if label == name:
             continue
-        done = compared(_comparing(use), completions=completions, against=against_of[label])
+        done = compared(comparing, completions=completions, against=against_of[label])
         rows = read_jsonl(done.path / "verdicts.jsonl")
+        comparing.check_unscored([row for row in rows if row["request"] is not None])  # stored ones, perhaps laxer
         found = win_rate(_judgements(rows, label, name), model=label, against=name)
         metrics[label] = {use.metric: metric_of(found.rate, unscored=found.unscored)}
         contests += contests_of(rows, model=label)
@@ -170,15 +178,29 @@ def _references(
         outputs = FileInput(file)
         return {label: brought(Brought(), outputs=outputs, completions=one) for label, one in answers_of.items()}, name
     name = reference or use.reference or ""
+    _check_reference(name, answers_of)
+    return dict.fromkeys(answers_of, answers_of[name]), name
+
+
+def check_pairwise(use: PairwiseUse, labels: Collection[str], *, base_dir: Path = Path()) -> None:
+    """Refuse a reference that is none of the models, and files that are not there or hold something else."""
+    if use.reference_outputs is not None:
+        reference_outputs(base_dir / use.reference_outputs)
+    else:
+        _check_reference(use.reference or "", labels)
+    if use.labels is not None:
+        labelled_matches(base_dir / use.labels)
+
+
+def _check_reference(name: str, labels: Collection[str]) -> None:
     if not name:
         raise SettingError(
             "pairwise needs reference, the label of the model that the others are held against, or reference_outputs"
         )
-    if name not in answers_of:
-        raise SettingError(f"pairwise.reference '{name}' is none of the models{nearest(name, answers_of)}")
-    if len(answers_of) < 2:
+    if name not in labels:
+        raise SettingError(f"pairwise.reference '{name}' is none of the models{nearest(name, labels)}")
+    if len(labels) < 2:
         raise SettingError(f"pairwise.reference '{name}' is the only model: there is none to be held against it")
-    return dict.fromkeys(answers_of, answers_of[name]), name
 
 
 def _judgements(rows: Rows, label: str, name: str) -> list[Judgement]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from equipoise.errors import DataError
 from equipoise.evaluate.choice import BASELINE
 from equipoise.evaluate.frontier import estimate_of
-from equipoise.evaluate.gate_sides import SAME, SHARES, Result, Side, as_compared, direction, paired
+from equipoise.evaluate.gate_sides import SAME, SHARES, Result, Side, as_compared, by_prompt, direction
 from equipoise.evaluate.words import UNKNOWN, interval, number
 from equipoise.statistics import Estimate, apart, paired_p
 
@@ -115,7 +115,7 @@ def _gap(name: str, first: Side, second: Side, ours: Result, theirs: Result) -> 
     if own is None or other is None or not common:
         low, high = _apart(a, b)
         return Gap(name, *metrics, a.mean - b.mean, low, high, None, None, share)
-    found, _ = paired(own, other, rate=a.kind == "rate", level=a.level)
+    found, _ = by_prompt(own, other, rate=a.kind == "rate", level=a.level)
     p = None
     if own.kinds is None:  # flips do not weigh kinds equally
         p = paired_p(own.values, own.prompts, other.values, other.prompts, alternative="two-sided")

@@ -16,8 +16,7 @@ from pydantic import Field, model_validator
 from equipoise.config import Config
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.frontier import estimate_of
-from equipoise.evaluate.gate_sides import SHARES, Result, Side, Values, direction, require_same
-from equipoise.evaluate.gate_sides import paired as by_prompt
+from equipoise.evaluate.gate_sides import SHARES, Result, Side, Values, by_prompt, direction, require_same
 from equipoise.statistics import Estimate, apart, decide, lower_bound, mean, upper_bound
 from equipoise.statistics.intervals import FARTHEST
 

@@ -116,7 +116,7 @@ def mean_of(found: Values) -> float:
     return math.fsum(math.fsum(own) / len(own) for own in by_kind.values()) / len(by_kind)
 
 
-def paired(first: Values, second: Values, *, rate: bool, level: float) -> tuple[Estimate, bool]:
+def by_prompt(first: Values, second: Values, *, rate: bool, level: float) -> tuple[Estimate, bool]:
     """first - second by prompt with a two-sided interval, and whether all prompts differ alike.
 
     Of a rate the ends are the wider of the bootstrap's and the score's: with a handful of prompts on which the two

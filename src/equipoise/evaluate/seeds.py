@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,12 +45,23 @@ def _join(group: Sequence[Result]) -> dict[str, Any]:
     joined = {name: join_metrics([result["metrics"][name] for result in group]) for name in shared}
     return {
         **first,
+        **_counts(group),
         "seeds": [result["seed"] for result in group],
         "models": [result["model"] for result in group],
         "metrics": joined,
         "wall_s": sum(result["wall_s"] for result in group),
         "train_tokens": sum(result["train_tokens"] for result in group),
     }
+
+
+def _counts(group: Sequence[Result]) -> dict[str, Any]:
+    """Empty answers by kind and answers that were cut off, of all seeds, as each metric counts its answers."""
+    found: dict[str, Any] = {}
+    if all("empty" in result for result in group):
+        found["empty"] = dict(sum((Counter(result["empty"]) for result in group), Counter[str]()))
+    if all("cut_off" in result for result in group):
+        found["cut_off"] = sum(result["cut_off"] for result in group)
+    return found
 
 
 def join_metrics(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Comparing(Judge):
     repeats: int = 1
 
 
-class _Match(NamedTuple):
+class Match(NamedTuple):
     """Two answers to one prompt: the one asked about, and the other."""
 
     prompt_id: str
@@ -52,7 +52,7 @@ def compared(work: Work, config: Comparing, *, completions: Input, against: Inpu
 def judged_pairs(work: Work, config: Comparing, *, pairs: Input) -> None:
     """Pairs whose better answer is known, judged in both orders: `verdicts.jsonl`, the better answer in first place."""
     assert isinstance(pairs, FileInput)
-    _judge(work, config, [_labelled_match(n, record) for n, record in enumerate(read_files(pairs.path))])
+    _judge(work, config, labelled_matches(pairs.path))
 
 
 class Brought(Config):
@@ -101,7 +101,7 @@ def _key(text: str) -> str:
     return " ".join(text.split())
 
 
-def _matches(own: Rows, other: Rows) -> list[_Match]:
+def _matches(own: Rows, other: Rows) -> list[Match]:
     answers: dict[str, Rows] = {}
     for row in sorted(other, key=lambda row: row["repeat"]):
         answers.setdefault(row["prompt_id"], []).append(row)
@@ -116,13 +116,21 @@ def _matches(own: Rows, other: Rows) -> list[_Match]:
                 "cannot be compared"
             )
         texts = row["text"], theirs[row["repeat"] % len(theirs)]["text"]
-        found.append(_Match(row["prompt_id"], row["repeat"], row["prompt"], texts))
+        found.append(Match(row["prompt_id"], row["repeat"], row["prompt"], texts))
     if not found:
         raise DataError(f"no prompt was answered by both models, of {len(own)} answers here and {len(other)} there")
     return found
 
 
-def _labelled_match(number: int, record: Record) -> _Match:
+def labelled_matches(pairs: Path) -> list[Match]:
+    """The pairs of a file, the better answer first; raises DataError for a record of another kind, or none."""
+    found = [_labelled_match(n, record) for n, record in enumerate(read_files(pairs))]
+    if not found:
+        raise DataError(f"{pairs} holds no pairs")
+    return found
+
+
+def _labelled_match(number: int, record: Record) -> Match:
     value = record.value
     if not isinstance(value, dict):
         raise DataError(f"{record.where}: a pair needs prompt, chosen and rejected")
@@ -131,7 +139,7 @@ def _labelled_match(number: int, record: Record) -> _Match:
     sides = [_text(value.get(name)) for name in ("chosen", "rejected")]
     if not isinstance(prompt, list) or sides[0] is None or sides[1] is None:
         raise DataError(f"{record.where}: a pair needs prompt, chosen and rejected, as texts or messages")
-    return _Match(digest(prompt), number, prompt, (sides[0], sides[1]))
+    return Match(digest(prompt), number, prompt, (sides[0], sides[1]))
 
 
 def _text(value: Any) -> str | None:
@@ -141,7 +149,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _judge(work: Work, config: Comparing, matches: Sequence[_Match]) -> None:
+def _judge(work: Work, config: Comparing, matches: Sequence[Match]) -> None:
     rubric = _rubric(config)
     asked = [one for one in matches if one.texts[0] != one.texts[1]]
     shown = [(one, order, time) for one in asked for order in (0, 1) for time in range(config.repeats)]
@@ -168,7 +176,7 @@ def _rubric(config: Comparing) -> OrderRubric:
     return rubric
 
 
-def _row(config: Comparing, rubric: OrderRubric, one: _Match, order: int, time: int, reply: Reply) -> dict[str, Any]:
+def _row(config: Comparing, rubric: OrderRubric, one: Match, order: int, time: int, reply: Reply) -> dict[str, Any]:
     """A line of `verdicts.jsonl`: `value` is the share of the answer asked about, shown first where `order` is 0."""
     said = rubric.read(reply.text) if reply.text is not None else None
     value = None if said is None else 0.5 if said.first is None else float(said.first == order)
@@ -183,12 +191,12 @@ def _row(config: Comparing, rubric: OrderRubric, one: _Match, order: int, time: 
     }
 
 
-def _same(config: Comparing, rubric: OrderRubric, one: _Match, order: int) -> dict[str, Any]:
+def _same(config: Comparing, rubric: OrderRubric, one: Match, order: int) -> dict[str, Any]:
     said = {"time": 0, "value": 0.5, "verdict": "tie", "reason": _SAME, "fault": None, "request": None}
     return {**_line(config, rubric, one, order), **said}
 
 
-def _line(config: Comparing, rubric: OrderRubric, one: _Match, order: int) -> dict[str, Any]:
+def _line(config: Comparing, rubric: OrderRubric, one: Match, order: int) -> dict[str, Any]:
     return {
         "prompt_id": one.prompt_id,
         "repeat": one.repeat,

@@ -40,7 +40,7 @@ class SuiteConfig(Config):
 def suite(work: Work, config: SuiteConfig, *, prompts: Input, seen: Input) -> None:
     """Prompts as they are asked: `prompts.jsonl`; `excluded.jsonl` names those near to what was trained on.
 
-    Raises DataError for a category that no prompt has, and where harm or over-refusal has no prompt left.
+    Raises DataError for a category that no prompt has, and for a kind that has no prompt left.
     """
     rows = read_jsonl(artefact(prompts).path / "prompts.jsonl")
     _check_categories(rows, config.categories)
@@ -55,6 +55,9 @@ def suite(work: Work, config: SuiteConfig, *, prompts: Input, seen: Input) -> No
         if left[other] and not left[kind]:
             why = f" ({len(excluded)} are near to prompts of seen)" if excluded else ""
             raise DataError(f"evaluate.{kind}: no {kind} prompt is left beside {left[other]} {other} ones{why}")
+    lost = next((row["kind"] for row in rows if not left[row["kind"]]), None)
+    if lost is not None:
+        raise DataError(f"evaluate.{lost}: no prompt is left, all are near to prompts of seen")
     if excluded:
         work.note(f"{len(excluded)} of {len(rows)} prompts were left out: near to one that was trained on")
     write_dropped(work.path / "excluded.jsonl", excluded)
