@@ -119,7 +119,8 @@ def test_two_models_on_all_suites(world: Path, run: Run) -> None:
     assert base["suite"].startswith(
         "harmful: harmful.jsonl; borderline: xstest.csv; benign: benign.jsonl; honesty: halu"
     )
-    assert (base["judge"], len(base["template"])) == ("cost + refusals v1 + second + reward scores.py:reward", 12)
+    assert base["judge"].startswith("cost + refusals v1 + second + reward scores.py:reward ")
+    assert len(base["template"]) == 12
     assert base["sampling"]["seed"] == 3 and base["system_prompt"] is None
     judges = {one["name"]: one for one in document["judges"]}
     assert [judges[name]["first"] for name in ("cost", "refusals v1", "second")] == [True, True, False]
@@ -154,6 +155,20 @@ def test_select_prompts_choose_and_verdict_prompts_report(world: Path, run: Run)
     assert len(splits["select"]) == len(splits["verdict"]) == 2
     assert splits["select"][0]["prompts"]["n"] + splits["verdict"][0]["prompts"]["n"] == 34
     assert sum(bool(one.get("chosen")) for one in results) == 1 and "Chosen: the" in out
+
+
+def test_prompts_of_the_same_words_go_to_the_same_split(world: Path) -> None:
+    config = EvaluateConfig.make(
+        settings(world, evaluate={"harmful": {"path": "h", "select": 0.5}}, target={"unsafe_rate": 0.5})
+    )
+    rows = [
+        {"id": f"{kind}-{i}", "kind": kind, "prompt": [{"role": "user", "content": f"number {i}"}]}
+        for i in range(20)
+        for kind in ("harmful", "benign")
+    ]
+    splits = measuring._splits(config, rows)
+    for i in range(20):
+        assert len({split for split, ids in splits.items() if {f"harmful-{i}", f"benign-{i}"} & ids}) == 1
 
 
 def test_prompts_near_to_training_prompts_are_left_out(world: Path, run: Run, tmp_path: Path) -> None:
@@ -221,6 +236,15 @@ def test_questions_alone(world: Path, run: Run) -> None:
         ({"benign": None}, {"pairwise": {"endpoint": {"base_url": "http://h/v1", "model": "m"}, "reference": "base"}},
          ["pairwise compares answers to benign prompts"]),
         ({}, {"sampling": {"max_new_tokens": 200}}, ["leaves no room for a prompt within max_length 200"]),
+        ({}, {"pairwise": {"endpoint": {"base_url": "http://h/v1", "model": "m"}, "reference": "bse"}},
+         ["pairwise.reference 'bse' is none of the models (did you mean 'base'?)"]),
+        ({}, {"pairwise": {"endpoint": {"base_url": "http://h/v1", "model": "m"}, "reference": "base",
+                           "labels": "nowhere.jsonl"}}, ["nowhere.jsonl"]),
+        ({"select": 0.3}, {}, ["evaluate.select keeps prompts by which a model is chosen, which takes target"]),
+        ({"select": 0.3}, {"target": {"unsafe_rate": 0.5}, "reward": None}, ["and reward (or pairwise and a share"]),
+        ({"benign": {"path": "benign.jsonl", "select": 0.001}, "select": 0.4}, {"target": {"unsafe_rate": 0.5}},
+         ["evaluate.benign: select 0.001 takes none of its 6 prompts"]),
+        ({"seen": "seen.jsonl"}, {}, ["evaluate.benign: no prompt is left, all are near to prompts of seen"]),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(
@@ -228,6 +252,7 @@ def test_settings_that_cannot_be_meant(
     words: list[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(world)
+    small.jsonl(world / "seen.jsonl", [{"prompt": f"{word}?"} for word in small.WORDS[:6]])
     refused(run(settings(world, evaluate=suites, **changes)), *words)
 
 
@@ -368,6 +393,7 @@ def test_the_playground_needs_no_config(call: Run, world: Path, monkeypatch: pyt
         "mean"
     ] == pytest.approx(0, abs=1e-5)
     assert len(read_jsonl(world / "playground" / "answers.jsonl")) == 24 and "index.html" in out
+    refused(call("evaluate", world / "base", "--playground"), "two models are called 'base'")
     both = ("compare", world / "playground", world / "playground", "--model", "base", "--model", "mine")
     code, out, err = call(*both)
     assert code == 0 and "not paired" not in out.replace("not paired: choice", ""), err

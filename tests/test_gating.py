@@ -83,6 +83,8 @@ def test_what_differs_is_refused_with_both_values(call: Call) -> None:
 
 def test_an_earlier_verdict_does_not_outlive_a_mistake(call: Call) -> None:
     assert call("gate", ruled(KEEPS), *sides([0] * 200, [0] * 200))[0] == 0 and Path("gate/gate.md").exists()
+    assert "unknown key" in refused(call, ruled({**KEEPS, "atmost": 1}), *sides([0] * 4, [0] * 4))
+    assert call("gate", ruled(KEEPS), *sides([0] * 200, [0] * 200))[0] == 0 and Path("gate/gate.md").exists()
     assert "template differs" in refused(call, ruled(KEEPS), *sides([0] * 4, [0] * 4, template="chatml"))
 
 

@@ -112,12 +112,28 @@ def test_names_tell_what_grades_and_in_which_version(here: Path) -> None:
     (here / "mine.py").write_text(FUNCTION + "\n# edited\n", encoding="utf-8")
     assert use(scorer={"function": "mine.py:harm"}).title != function.title
     assert use(scorer={"function": "equipoise.playground.scorers:harm"}).title == "truth"
-    assert use(scorer={"model": "org/beaver-cost"}).title == "beaver-cost"
-    assert use(scorer={"classifier": "org/toxic", "label": 1}).title == "toxic 1"
-    assert use(rubric="llama_guard_3", endpoint=AT).title == "llama_guard_3 v1"
+    beaver, toxic = use(scorer={"model": "org/beaver-cost"}), use(scorer={"classifier": "org/toxic", "label": 1})
+    assert (beaver.title, toxic.title) == (f"beaver-cost {beaver.version}", f"toxic 1 {toxic.version}")
+    assert use(rubric="llama_guard_3", endpoint=AT).title == "llama_guard_3 v1 by org j"
     assert use(rubric="harm", endpoint=AT).title == "harm v1 by org j"
     assert use(refusals=True).title == f"refusals v{VERSION}"
     assert use(refusals=True, name="ours").title == "ours"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"classifier": "org/toxic", "label": 1}, {"classifier": "else/toxic", "label": 1}),
+        ({"classifier": "org/toxic", "label": 1}, {"classifier": "org/toxic", "label": 1, "scale": -1}),
+        ({"endpoint": "http://a/scores", "api": "scores"}, {"endpoint": "http://b/scores", "api": "scores"}),
+        ({"function": "mine.py:harm"}, {"function": "mine.py:harm", "scale": -1}),
+    ],
+)
+def test_scorers_that_may_say_different_things_have_different_names(
+    here: Path, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    titles = [use(scorer=told).title for told in (one, other, one, {**one, "max_unscored": 0.01})]
+    assert titles[0] != titles[1] and titles[0] == titles[2] == titles[3]
 
 
 def test_a_model_of_ones_own_is_told_apart_by_its_content(here: Path) -> None:

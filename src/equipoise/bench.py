@@ -12,7 +12,7 @@ from equipoise.data.sources import DataEntry
 from equipoise.errors import SettingError
 from equipoise.generate import Sampling
 from equipoise.methods.align import DataUse, Step, use
-from equipoise.playground.pool import Aim
+from equipoise.playground.pool import Aim, BfpoAim
 from equipoise.playground.stages import (
     AnnotateConfig,
     BaseConfig,
@@ -79,15 +79,19 @@ WORLD = World()
 
 
 class Candidate(NamedTuple):
-    """A model on the page, asked under a condition if it has one; `aim` is the optimum that its setting leads to."""
+    """A model on the page, asked under a condition if it has one; `aim` is the optimum that its setting leads to.
+
+    `reference` is the model that this optimum tilts, where it is not the base.
+    """
 
     label: str
     method: str
     setting: dict[str, Any]
     model: Artefact
     line: str | None = None
-    aim: Aim | None = None
+    aim: Aim | BfpoAim | None = None
     condition: Condition | None = None
+    reference: Artefact | None = None
 
 
 def world_base(world: World) -> Artefact:

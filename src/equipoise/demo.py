@@ -187,8 +187,12 @@ def pool_of(models: Sequence[Candidate], world: World, *, seed: int) -> Pooled:
     """Answers of the base, the helpful model and the ends of SACPO's line (the safe model) to some verdict prompts."""
     ends = [model for model in models if model.method == "sacpo"] or list(models[2:3])
     picked = {model.label: model.model for model in (*models[:2], *ends[:1], *ends[-1:])}
-    sampling = Sampling(max_new_tokens=64, seed=PROMPT_SEED + seed, repeats=POOL_ANSWERS)
-    return pooled(picked, pool_prompts(), sampling, tension=world.tension)
+    return pooled(picked, pool_prompts(), pool_sampling(seed), tension=world.tension)
+
+
+def pool_sampling(seed: int) -> Sampling:
+    """How the policies of a pool answer."""
+    return Sampling(max_new_tokens=64, seed=PROMPT_SEED + seed, repeats=POOL_ANSWERS)
 
 
 def pool_prompts() -> Artefact:

@@ -112,9 +112,10 @@ def candidate(at: Bench, method: str, setting: Setting, *, flipped: float = 0.0)
         model, aim = _iteralign(at, setting, flipped), None
     else:
         model, aim = _TRAINED[method](at, setting)
+    reference = align(at.base, imitation(at)) if method == "bfpo" else None
     condition = {name: float(level) for name, level in setting.items()} if method == "cpo" and setting else None
     line = TITLES[method] if len(SETTINGS[method]) > 1 else None
-    return Candidate(label(method, setting), method, dict(setting), model, line, aim, condition)
+    return Candidate(label(method, setting), method, dict(setting), model, line, aim, condition, reference)
 
 
 Trained = tuple[Artefact, Aim | BfpoAim | None]
@@ -133,9 +134,8 @@ def _dpo_safe(at: Bench, setting: Setting) -> Trained:
 
 
 def _dpo_mixture(at: Bench, setting: Setting) -> Trained:
-    # Orders that are mixed half and half teach about half of each utility.
-    aim = Aim(setting["beta"], helpful=0.5, safe=0.5)
-    return align(at.base, Step(at.labels.mixture, use("dpo", beta=setting["beta"]), at.train, prefer="better")), aim
+    # Two orders in one data set have no optimum of the others' form: they teach the mean of two sigmoids.
+    return align(at.base, Step(at.labels.mixture, use("dpo", beta=setting["beta"]), at.train, prefer="better")), None
 
 
 def _naive(at: Bench, setting: Setting) -> Trained:

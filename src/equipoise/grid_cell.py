@@ -12,10 +12,10 @@ import numpy as np
 
 from equipoise.bench import World, bench, world_base
 from equipoise.config import Config
-from equipoise.demo import counts_of, evaluate, pool_of, pool_prompts, sampled_beside, with_gap
+from equipoise.demo import counts_of, evaluate, pool_prompts, pool_sampling, sampled_beside, with_gap
 from equipoise.errors import SettingError
 from equipoise.grid import FEW_SEEDS, candidate
-from equipoise.playground.pool import Pooled, answered
+from equipoise.playground.pool import Pooled, answered, pooled
 from equipoise.playground.world import KINDS
 from equipoise.statistics.optimum import best
 from equipoise.statistics.volume import volume
@@ -56,8 +56,10 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
     pool = _pool(world, cell.seed)
     known = {}
     if found.aim is not None:
+        origin = base if found.reference is None else found.reference
+        own = pool if found.reference is None else _pool(world, cell.seed, found.reference)
         sampling = sampled_beside(cell.seed)
-        known[found.label] = pool.part(found.model, found.aim, base=base, prompts=pool_prompts(), sampling=sampling)
+        known[found.label] = own.part(found.model, found.aim, base=origin, prompts=pool_prompts(), sampling=sampling)
     seconds = train_seconds(found.model)
     out = []
     for result in results:
@@ -71,9 +73,17 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
     return out
 
 
-def _pool(world: World, seed: int) -> Pooled:
+def _pool(world: World, seed: int, reference: Artefact | None = None) -> Pooled:
+    """Answers of `POOLED`, with `reference` before them where an optimum is one of another model than the base."""
     at = bench(world_base(world), world, seed)
-    return pool_of([candidate(at, method, setting) for method, setting in POOLED], world, seed=seed)
+    models = [candidate(at, method, setting) for method, setting in POOLED]
+    first = {} if reference is None else {"reference": reference}
+    return pooled(
+        {**first, **{one.label: one.model for one in models}},
+        pool_prompts(),
+        pool_sampling(seed),
+        tension=world.tension,
+    )
 
 
 def _shortfall(pool: Pooled, model: Artefact, base: Artefact, seed: int) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _splits(config: EvaluateConfig, prompts: Sequence[Mapping[str, Any]]) -> dic
     parts: dict[str, list[Row]] = {"verdict": [], "select": []}
     home: dict[str, str] = {}  # prompts of the same words (of two kinds, under two contexts) go the same way
     for row in prompts:
-        split = split_of(row["id"], shares[row["kind"]]) if shares[row["kind"]] else "verdict"
+        split: str = split_of(row["id"], shares[row["kind"]]) if shares[row["kind"]] else "verdict"
         split = home.setdefault(" ".join(asked_words(row["prompt"])) or row["id"], split)
         parts[split].append({**row, "prompt_id": row["id"]})
     check_disjoint(parts["select"], parts["verdict"])

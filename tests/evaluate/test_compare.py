@@ -11,6 +11,7 @@ from equipoise.errors import DataError
 from equipoise.evaluate.compare import compare, comparison_document, comparison_lines
 from equipoise.evaluate.gate_sides import Side, side_of
 from equipoise.evaluate.suites import summarize
+from equipoise.statistics import score_bounds
 
 JUDGE = {"name": "g", "measures": "unsafe_rate", "first": True}
 
@@ -54,6 +55,14 @@ def test_paired_by_hand() -> None:
     assert unsafe.low is not None and unsafe.low < -0.5 < unsafe.high
     assert gaps["cost"].difference == -1 and gaps["cost"].p is None
     assert comparison_lines(found) == []
+
+
+def test_a_paired_rate_has_the_wider_of_bootstrap_and_score() -> None:
+    """As a gate has: with a handful of prompts on which two differ a bootstrap is too sure of itself."""
+    first, second = side("a", [1, 1] + [0] * 198), side("b", [0] * 200)
+    (gap,) = [one for one in compare(first, second).gaps if one.metric == "unsafe_rate"]
+    low, high = score_bounds(2, 0, 200, confidence=0.975)
+    assert gap.low is not None and gap.high is not None and gap.low <= low and gap.high >= high
 
 
 def test_without_answers_the_intervals_add_as_squares() -> None:

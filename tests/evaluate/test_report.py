@@ -106,6 +106,11 @@ def test_the_verdict_is_on_the_corrected_rate_where_people_labelled(make_result)
     }
     status, sentence, _ = verdict_words([bad], target=0.05)
     assert status == "UNDECIDED" and "do not allow" in sentence
+    # 1.25 % false alarms allow nothing flagged in 400 at the metric's 95 % two-sided, and not at the verdict's 95 %.
+    none = make_result("x", "sacpo", None, {}, 0.0, 0.1, 0.5, 3.0, prompts=400)
+    edge = corrected(none, hits=180, unsafe=200, false_alarms=5, safe=400)
+    status, sentence, _ = verdict_words([edge], target=0.05)
+    assert status == "UNDECIDED" and "do not allow" in sentence
 
 
 def test_the_verdict_on_the_target_itself_says_that_prompts_will_not_help(make_result):

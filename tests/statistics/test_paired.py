@@ -7,7 +7,7 @@ import math
 import pytest
 
 from equipoise.errors import DataError, SettingError
-from equipoise.statistics import difference, score_bounds
+from equipoise.statistics import apart, clopper_pearson, difference, score_bounds
 
 Z = 1.6448536269514722
 
@@ -58,4 +58,19 @@ def test_a_difference_over_strata_weighs_them_equally() -> None:
     strata = dict(zip(names, "xxyyyy", strict=True))
     first, second = [1.0, 1.0, 2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0, 2.0, 2.0]
     assert difference(first, names, second, names, strata=strata).mean == 0.5
+
+
+def test_pairs_that_agree_leave_room_for_what_a_small_stratum_could_hide() -> None:
+    names = [f"p{i}" for i in range(1010)]
+    strata = {name: "few" if i < 10 else "many" for i, name in enumerate(names)}
+    same = [1.0] * 1010
+    found = difference(same, names, same, names, strata=strata)
+    assert found.high == pytest.approx(clopper_pearson(0, 20)[1])  # as if either had 10
+    # All of the few could differ in a share of 1 - 0.025^(1 / 10) = 31 %, which is 15 % of the mean.
+    assert found.high > (1 - 0.025**0.1) / 2
+
+
+def test_figures_that_are_not_paired_stand_apart_by_both_distances() -> None:
+    low, high = apart(0.5, (0.2, 0.6), 0.1, (0.0, 0.5))
+    assert (low, high) == (pytest.approx(0.4 - 0.5), pytest.approx(0.4 + math.hypot(0.1, 0.1)))
     assert difference(first, names, second, names).mean == pytest.approx(1 / 3)
