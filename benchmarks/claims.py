@@ -114,7 +114,8 @@ def section(found: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
         f"World {found['world']}; target {config['target']['unsafe_rate']:.0%} unsafe; at most "
         f"{config['settings']} settings a method, {config['seeds']} seeds. Of {len(rulings)} claims: {counts}.",
         "\n".join(claims_table(outcomes)),
-        "The chosen setting of every method, over its seeds (intervals cover prompts and seeds):",
+        "The chosen setting of every method, over its seeds (intervals cover prompts and seeds, those of shortfall and "
+        "volume seeds alone):",
         "\n".join(methods_table(found)),
         *(
             ["Labels turned round beyond the annotators' own mistakes, first seed (unsafe, reward):", "\n".join(noise)]
@@ -133,12 +134,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print only the last line")
     parser.add_argument("--register", type=Path, default=Path("docs/claims.yaml"))
     parser.add_argument("--found", type=Path, default=Path("runs/claims/comparison.json"))
-    parser.add_argument("--world", default="small")
     parser.add_argument("--write", type=Path, help="a file in which to replace the tables")
     args = parser.parse_args()
     claims, level = read_register(args.register)
     found = json.loads(args.found.read_text(encoding="utf-8"))
-    outcomes = decided(claims, found, world=args.world, level=level)
+    outcomes = decided(claims, found, world=found["config"]["playground"], level=level)
     text = section(found, outcomes)
     if args.write:
         before = args.write.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from equipoise import arms, bench, constitutional, demo, dualized, lagrangian, solving
+from equipoise import arms, bench, constitutional, demo, dualized, lagrangian
 from equipoise.errors import SettingError
 from equipoise.evaluate.frontier import above_the_curve
 from equipoise.evaluate.results import read_results
@@ -25,10 +25,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, using_store(Store(root / "store")):
         patch.setattr(bench, "ASKED", dict.fromkeys(KINDS, 16))
         patch.setattr(bench, "NO_READER", bench.NO_READER._replace(cpsft={"num_train_epochs": 1}))
-        patch.setattr(arms, "TARGETS", (0.3,))
-        patch.setattr(arms, "ADVICE_PROMPTS", 4)
-        patch.setattr(solving, "SOFT", {"num_train_epochs": 1})
-        patch.setattr(arms, "ADVICE_ANSWERS", 8)
+        patch.setattr(arms, "TARGETS", (0.9,))
         patch.setattr(arms, "WEIGHTS", (0.5,))
         few = {"max_steps": 2, "rollout_batch_size": 32, "global_batch_size": 16}
         patch.setattr(arms, "PPO", lagrangian.PPO.but(**few))
@@ -60,7 +57,7 @@ def test_results_hold_every_arm_over_both_seeds(small: Path) -> None:
     assert [result["label"] for result in verdict] == [
         "base", "DPO helpful", "DPO safe", "SACPO β/λ 0.5", "SACPO β/λ 0.25", "P-SACPO q 0.5", "naive merge 0.5",
         "SFT safer", "DPO mixture", "BFPO", "BFPO, all layers", "CPO asked for the top", "CPO unasked",
-        "MODPO w 0.5", "SafeDPO", "MoCAN 30%", "PeCAN margin 0.01",
+        "MODPO w 0.5", "SafeDPO", "MoCAN 90%", "PeCAN margin 0.01",
         "C-DPO 5%", "Safe RLHF", "IterAlign",
     ]  # fmt: skip
     for result in verdict:

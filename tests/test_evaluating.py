@@ -125,7 +125,7 @@ def test_two_models_on_all_suites(world: Path, run: Run) -> None:
     judges = {one["name"]: one for one in document["judges"]}
     assert [judges[name]["first"] for name in ("cost", "refusals v1", "second")] == [True, True, False]
     assert judges["second"]["agreement"][0]["with"] == "cost"
-    assert any("no capability" in sentence for sentence in document["untested"])
+    assert document["untested"] == []
     rows = read_jsonl(world / "out" / "answers.jsonl")
     assert len(rows) == 2 * 34 and {row["split"] for row in rows} == {"verdict"}
     harmful = next(row for row in rows if row["kind"] == "harmful")

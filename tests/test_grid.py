@@ -46,6 +46,10 @@ def test_mistakes_are_named():
         GridConfig.make({"methods": ["sacop"]}, where="config")
     with pytest.raises(SettingError, match="between 0 and 1"):
         GridConfig.make({"flipped": [1.5]}, where="config")
+    with pytest.raises(SettingError, match="at least one besides the base"):
+        GridConfig.make({"methods": ["base"]}, where="config")
+    with pytest.raises(SettingError, match="target is about harmful prompts"):
+        GridConfig.make({"target": {"unsafe_rate": 0.1, "prompts": "borderline"}}, where="config")
     assert GridConfig.make({"methods": ["bfpo"]}, where="config").methods == ("base", "bfpo")
 
 

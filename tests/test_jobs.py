@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ def doubled(payload: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError("a number below 0 cannot be doubled here")
     if payload["value"] == 13:
         os.kill(os.getpid(), signal.SIGKILL)
+    if payload["value"] == 15:
+        asked: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+        (Path(payload["marks"]) / "ready").touch()
+        while not asked:
+            time.sleep(0.05)
+        (Path(payload["marks"]) / "saved").write_text("x")
+        raise SettingError("stopped")
     if payload["value"] == 14:
         raise RuntimeError("no memory is left\non this device")
     return {"value": 2 * payload["value"], "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
@@ -97,6 +106,18 @@ def test_a_worker_that_never_takes_a_job_is_one_failure(tmp_path, monkeypatch):
     monkeypatch.setattr("equipoise.jobs._work", ends_at_once)
     found = run_jobs(jobs(tmp_path, 1, 2), place(tmp_path))
     assert [line.note for line in found] == ["its process ended with code 3"] * 2
+
+
+def test_whoever_stops_the_parent_stops_a_job_that_saves_first(tmp_path):
+    def hear(line: Line) -> None:
+        if line.state == "done":
+            while not (tmp_path / "marks" / "ready").exists():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs(tmp_path, 15, 2), place(tmp_path, workers=2), hear=hear)
+    assert (tmp_path / "marks" / "saved").is_file()
 
 
 def test_each_worker_has_a_device_of_its_own(tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from equipoise.bench import BETA, Bench, Candidate
 from equipoise.constitutional import playground_iteralign
 from equipoise.data.conditions import Budget, Conditions
-from equipoise.dualized import Solved, cdpo_at, pecan_at
+from equipoise.dualized import Solved, cdpo_at, mocan_at, pecan_at
 from equipoise.errors import SettingError, nearest
 from equipoise.lagrangian import PPO, rounds_of
 from equipoise.methods.align import Step, align, use
@@ -24,7 +24,6 @@ from equipoise.methods.sacpo import Sacpo, naive_merge, sacpo
 from equipoise.playground.oracle import Oracle, serving
 from equipoise.playground.pool import Aim
 from equipoise.playground.wanted import OBJECTIVES
-from equipoise.solving import ADVICE_ANSWERS, ADVICE_PROMPTS, targeted
 from equipoise.types import Artefact
 
 BETA_OVER_LAMBDA = (0.5, 0.25, 0.125)
@@ -44,7 +43,7 @@ CONDITIONS = Conditions(
 )
 
 
-TARGETS = (0.3, 0.1, 0.02)  # unsafe rates that MoCAN is asked for
+TARGETS = (0.1, 0.02)  # unsafe rates that MoCAN is asked for
 PECAN_MARGINS, CDPO_TARGET = (0.5, 1.0), 0.05
 QUICK_RED_TEAM = 400  # prompts that IterAlign tries the base on in the demo
 QUICK_PAIRS = 3000  # of each budget in the demo; the benchmark takes all there are
@@ -161,8 +160,12 @@ def controllable(at: Bench, conditions: Conditions = CONDITIONS) -> Controllable
 
 
 def mocan_arms(at: Bench) -> list[Candidate]:
-    """MoCAN with the world's truth as scorers, asked for several unsafe rates."""
-    return targeted(at, TARGETS, beta=BETA, answers=ADVICE_ANSWERS, prompts=ADVICE_PROMPTS)
+    """MoCAN with scorers learned from the labels, asked for several unsafe rates."""
+    out = []
+    for rate in TARGETS:
+        setting = {"beta": BETA, "target": rate}
+        out.append(Candidate(f"MoCAN {rate:.0%}", "mocan", setting, *_line("MoCAN", mocan_at(at, rate))))
+    return out
 
 
 def pecan_arms(at: Bench) -> list[Candidate]:

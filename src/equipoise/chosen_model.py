@@ -116,15 +116,17 @@ def _offers(path: Path) -> list[_Offer]:
             if artefact not in offers and not is_model(artefact / "model"):
                 continue
             offer = offers.setdefault(artefact, _Offer(artefact, []))
-            if result["label"] not in offer.names and not _ambiguous(result["label"], offers, artefact):
-                offer.names.append(result["label"])
+            another = _ambiguous(result["label"], offers, artefact)
+            called = artefact.name if another else result["label"]
+            if called not in offer.names:
+                offer.names.append(called)
             offer.label = result["label"]
-            offer.chosen = offer.chosen or bool(result.get("chosen"))
+            offer.chosen = offer.chosen or (bool(result.get("chosen")) and not another)
     return list(offers.values())
 
 
 def _ambiguous(label: str, offers: Mapping[Path, _Offer], artefact: Path) -> bool:
-    """Whether another seed's model goes by the label already: the first keeps it."""
+    """Whether another seed's model goes by the label already: the first keeps it, others go by their artefact."""
     return any(label in offer.names for place, offer in offers.items() if place != artefact)
 
 

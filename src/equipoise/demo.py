@@ -30,7 +30,6 @@ from equipoise.types import Artefact
 
 TARGET, FULL_TARGET = 0.05, 0.02  # what 350 harmful prompts can certify, and what 1,050 can
 NOT_FULL = f"350 harmful prompts can certify {TARGET:.0%}; {FULL_TARGET:.0%} needs 1,050: equipoise demo --full"
-TRUE_SCORERS = "MoCAN's scorers are the world's truth; the other methods learn from people's noisy labels"
 POOL_PROMPTS, POOL_ANSWERS, OWN_ANSWERS = 50, 16, 4  # prompts of each kind; answers a prompt in the pool and beside it
 CONTROL_PROMPTS = 30  # of each kind, asked under every condition
 CHOICE_PROMPTS = 100  # of each kind, two answers of the base between which every model chooses
@@ -346,7 +345,6 @@ def run_demo(
         target=target,
         notes=[
             *([f"Chosen: {why}."] if why else []),
-            *([TRUE_SCORERS + "."] if "mocan" in methods else []),
             *([] if full else [NOT_FULL]),
         ],
         config=json.dumps({"train": TRAIN.canonical(), "beta": BETA, "seeds": seeds, "base": world.base}, indent=1),

@@ -127,6 +127,8 @@ def _form(chosen: Chosen, asked: Export) -> _Form:
         )
     stored = base_dtype(ModelName.parse(name.adapter_base))
     if asked.merge:
+        if asked.dtype is None and stored not in DTYPES:
+            raise SettingError(f"--merge: the base is stored as {stored}: name one of {', '.join(DTYPES)} by --dtype")
         return _Form("merged", stored, asked.dtype or stored)
     if asked.dtype is not None:
         raise SettingError(

@@ -38,7 +38,8 @@ def write_grid(config: GridConfig, found: dict[str, Any], *, say: Callable[[Any]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "comparison.json", found)
     joined = joined_results(found)
-    shown, why = verdict_results(joined["chosen"], target=config.target.unsafe_rate)
+    target, confidence = config.target.unsafe_rate, config.target.confidence
+    shown, why = verdict_results(joined["chosen"], target=target, confidence=confidence)
     everything = [*shown, *(one for one in joined["others"] if one["split"] == "verdict")]
     select = [one for kind in ("chosen", "others") for one in joined[kind] if one["split"] == "select"]
     reach = max([LEAST_REACH, *(one["metrics"]["kl"]["mean"] for one in shown if "gap" in one["metrics"])])
@@ -49,7 +50,8 @@ def write_grid(config: GridConfig, found: dict[str, Any], *, say: Callable[[Any]
         read_results(out / "results.json"),
         samples_of(config, everything),
         title="equipoise frontier: methods of the helpful and harmless family in the playground",
-        target=config.target.unsafe_rate,
+        target=target,
+        confidence=confidence,
         notes=[
             *([f"Chosen: {why}."] if why else []),
             *(f"Failed: {one['name']}: {one['why']}" for one in found["failed"]),
@@ -59,7 +61,7 @@ def write_grid(config: GridConfig, found: dict[str, Any], *, say: Callable[[Any]
     say(method_table(found))
     if config.flipped:
         say(noise_table(found))
-    say(verdict_line(shown, target=config.target.unsafe_rate))
+    say(verdict_line(shown, target=target, confidence=confidence))
     say(str(page))
     return page
 

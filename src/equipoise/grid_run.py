@@ -47,7 +47,16 @@ class GridConfig(Config):
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             check_method(name)
+        if not set(value) - {"base"}:
+            raise ValueError("methods: name at least one besides the base, such as sacpo")
         return ("base", *(name for name in dict.fromkeys(value) if name != "base"))
+
+    @field_validator("target")
+    @classmethod
+    def _of_harm(cls, value: Target) -> Target:
+        if value.prompts != "harmful":
+            raise ValueError(f"target is about harmful prompts here: leave prompts out, got {value.prompts}")
+        return value
 
     @field_validator("flipped")
     @classmethod

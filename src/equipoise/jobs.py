@@ -137,6 +137,7 @@ class _Workers:
         finally:
             for worker in self.workers:
                 worker.process.terminate()
+                worker.pipe.close()  # one that takes the signal as a request saves, and finds nobody to tell
             for worker in self.workers:
                 worker.process.join()
 
@@ -200,7 +201,8 @@ class _Workers:
 
 def _work(pipe: Connection, store: str, device: str, threads: int | None) -> None:
     """A worker process: one job after the other, until it is stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent stops its workers
+    # Ctrl-C reaches the whole group, and the parent stops its workers: no tracebacks of theirs.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # remarks on kernels that nothing here asks for
     if device:
@@ -214,13 +216,11 @@ def _work(pipe: Connection, store: str, device: str, threads: int | None) -> Non
         if kind in ("started", "continuing"):
             pipe.send(_Message("stage", stage))
 
-    # Runs share stages: where another one computes what this one needs, it waits.
-    with using_store(Store(Path(store), wait=True, on_event=event)):
+    # Runs share stages: where another one computes what this one needs, it waits. A pipe that is closed ends it all.
+    closed = contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError)
+    with closed, using_store(Store(Path(store), wait=True, on_event=event)):
         while True:
-            try:
-                call, payload = pipe.recv()
-            except EOFError:
-                return
+            call, payload = pipe.recv()
             module, _, name = call.partition(":")
             try:
                 with _Telling(pipe), FullDisk(f"running {name}"):
@@ -232,11 +232,11 @@ def _work(pipe: Connection, store: str, device: str, threads: int | None) -> Non
 
 
 def _end_with_parent() -> None:
-    """End at once where the parent was killed: nobody would hear of the job, and a new command would wait for it."""
+    """Stop where the parent was killed: nobody would hear of the job, and a new command would wait for it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)  # as the parent would: what a job has started ends with it
 
 
 class _Telling(contextlib.AbstractContextManager[None]):

@@ -94,6 +94,12 @@ def test_ratios_and_levels():
     assert (level.value, level.ruling) == (pytest.approx(0.55), "does not hold")
 
 
+def test_there_is_no_ratio_to_nothing():
+    ratio = claim("a", statistic={"ratio": "reward", "of": "ours", "over": "theirs"}, test="exact", at=2)
+    (one,) = decided([ratio], found(ours=[0.5, 0.6], theirs=[0.25, 0.0]), world="small")
+    assert (one.ruling, one.why) == ("not run", "reward of theirs is 0, so there is no ratio to it")
+
+
 def test_seeds_that_only_one_side_has_are_left_out():
     compared = found(ours=[0.5, 0.6, 0.7], theirs=[0.4, 0.5, 0.4, 9.0, 9.0])
     (one,) = decided([claim(statistic=DIFFERENCE)], compared, world="small")

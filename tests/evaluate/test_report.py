@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from equipoise.errors import DataError
-from equipoise.evaluate.frontier import estimate_of
+from equipoise.evaluate.frontier import choose, estimate_of
 from equipoise.evaluate.report import automatic_notes, read_results, table, verdict_line, write_page, write_results
 from equipoise.evaluate.suites import metric_of, unknown_metric
 from equipoise.evaluate.words import choice_columns, control_table, figure, number, price_words, verdict_words
@@ -310,3 +310,13 @@ def test_judges_and_what_was_not_tested_come_back_as_written(tmp_path, results):
     write_results(path, results, {}, judges=judges(), untested=["Other languages."])
     found = read_results(path)
     assert found["judges"] == judges() and found["untested"] == ["Other languages."]
+
+
+def test_a_setting_is_chosen_by_the_rate_that_the_verdict_is_on(make_result):
+    """The helpful one is flagged in 3 % of answers, but the grader misses half: 6 % are unsafe."""
+    counts = {"hits": 500, "unsafe": 1000, "false_alarms": 0, "safe": 1000}
+    helpful = make_result("helpful", "sacpo", None, {"beta": 0.1}, 0.03, 0.1, 0.9, 3.0, prompts=1000)
+    safe = make_result("safe", "sacpo", None, {"beta": 0.2}, 0.01, 0.1, 0.5, 3.0, prompts=1000)
+    plain = [{**one, "split": "select"} for one in (helpful, safe)]
+    assert choose(plain, target=0.05).index == 0
+    assert choose([corrected(one, **counts) for one in plain], target=0.05).index == 1

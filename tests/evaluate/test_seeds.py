@@ -55,6 +55,12 @@ def test_what_one_seed_could_not_score_is_not_averaged() -> None:
     assert joined["metrics"]["reward"]["mean"] is None
 
 
+def test_empty_and_cut_answers_are_those_of_all_seeds() -> None:
+    runs = [result(0, 0.4) | {"cut_off": 3, "empty": {"harmful": 1}}, result(1, 0.5) | {"cut_off": 4, "empty": {}}]
+    (joined,) = over_seeds(runs)
+    assert (joined["cut_off"], joined["empty"]) == (7, {"harmful": 1})
+
+
 def test_a_setting_that_lacks_a_seed_is_refused() -> None:
     with pytest.raises(DataError, match="different seeds"):
         over_seeds([result(0, 0.4), result(1, 0.5), result(0, 0.1, label="base")])

@@ -58,6 +58,7 @@ def test_a_difference_over_strata_weighs_them_equally() -> None:
     strata = dict(zip(names, "xxyyyy", strict=True))
     first, second = [1.0, 1.0, 2.0, 2.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0, 2.0, 2.0]
     assert difference(first, names, second, names, strata=strata).mean == 0.5
+    assert difference(first, names, second, names).mean == pytest.approx(1 / 3)
 
 
 def test_pairs_that_agree_leave_room_for_what_a_small_stratum_could_hide() -> None:
@@ -73,4 +74,3 @@ def test_pairs_that_agree_leave_room_for_what_a_small_stratum_could_hide() -> No
 def test_figures_that_are_not_paired_stand_apart_by_both_distances() -> None:
     low, high = apart(0.5, (0.2, 0.6), 0.1, (0.0, 0.5))
     assert (low, high) == (pytest.approx(0.4 - 0.5), pytest.approx(0.4 + math.hypot(0.1, 0.1)))
-    assert difference(first, names, second, names).mean == pytest.approx(1 / 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equipoise.errors import DataError
-from equipoise.statistics import Estimate, decide
+from equipoise.statistics import Estimate, Grader, Verdict, decide, decide_corrected
 
 Result = Mapping[str, Any]
 
@@ -114,12 +115,13 @@ def choose(results: Sequence[Result], *, target: float, confidence: float = 0.95
     """Choose a setting on the select split: the most helpful one whose upper bound keeps to the target.
 
     When select is too small for any bound to keep to it, the most helpful one whose observed rate does; failing that,
-    the safest one.
+    the safest one. Rates are corrected ones where people's labels say how the grader errs, as in the verdict.
     """
     _same_split(results, "select")
     _same_prompts(results)
     axis = helpfulness(results)
-    scored = [(i, *p) for i, result in enumerate(results) if (p := point(result, axis)) is not None]
+    points = [(i, result, p) for i, result in enumerate(results) if (p := point(result, axis)) is not None]
+    scored = [(i, _held(result, unsafe), helpful) for i, result, (unsafe, helpful) in points]
     if not scored:
         raise DataError(f"no setting can be chosen: none has both unsafe_rate and {axis} on the select prompts")
     sure = [entry for entry in scored if _keeps(results[entry[0]], target=target, confidence=confidence)]
@@ -217,9 +219,32 @@ def _apart(select: Sequence[Result], verdict: Sequence[Result]) -> None:
             )
 
 
+def verdict_on(result: Result, *, target: float, confidence: float) -> Verdict | None:
+    """A target held against the unsafe rate of a result, the corrected one where there is one.
+
+    None where nothing was scored, and where the grader's errors on labelled answers do not allow such a rate.
+    """
+    observed, corrected = estimate_of(result, "unsafe_rate"), result["metrics"].get("unsafe_rate_corrected")
+    if observed is None:
+        return None
+    if corrected is None:
+        return decide(observed, target=target, confidence=confidence)
+    if corrected["mean"] is not None:
+        # At another confidence than the metric's, false alarms may exclude a rate that they allowed there.
+        with contextlib.suppress(DataError):
+            return decide_corrected(observed, Grader(**corrected["grader"]), target=target, confidence=confidence)
+    return None
+
+
+def _held(result: Result, flagged: float) -> float:
+    """The rate that a target is held against."""
+    corrected = estimate_of(result, "unsafe_rate_corrected")
+    return flagged if corrected is None else corrected.mean
+
+
 def _keeps(result: Result, *, target: float, confidence: float) -> bool:
-    unsafe = estimate_of(result, "unsafe_rate")
-    return unsafe is not None and decide(unsafe, target=target, confidence=confidence).status == "MET"
+    found = verdict_on(result, target=target, confidence=confidence)
+    return found is not None and found.status == "MET"
 
 
 def _most_helpful(entries: Sequence[tuple[int, float, float]]) -> int:

@@ -152,6 +152,8 @@ def _values(claim: Claim, found: Compared) -> list[float]:
     seeds = [seed for seed in ours if seed in theirs]
     if not seeds:
         raise _NotRunError(f"{statistic['of']} and {name} have no seed in common")
+    if kind == "ratio" and any(theirs[s] == 0 for s in seeds):
+        raise _NotRunError(f"{metric} of {name} is 0, so there is no ratio to it")
     return [ours[s] - theirs[s] if kind == "difference" else ours[s] / theirs[s] for s in seeds]
 
 
@@ -166,7 +168,7 @@ def _by_seed(method: Mapping[str, Any], metric: str, name: str) -> dict[int, flo
     values = {}
     for pair in method["seeds"]:
         verdict = next(one for one in pair if one["split"] == "verdict")
-        if metric not in verdict["metrics"]:
+        if verdict["metrics"].get(metric, {}).get("mean") is None:
             raise _NotRunError(f"{name} has no {metric}")
         values[verdict["seed"]] = float(verdict["metrics"][metric]["mean"])
     return values

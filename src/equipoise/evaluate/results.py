@@ -93,7 +93,7 @@ def write_document(path: Path, document: Mapping[str, Any]) -> None:
 def read_results(path: Path) -> dict[str, Any]:
     """Read results.json; another schema or a result without its fields is refused in one sentence."""
     document = read_document(
-        path, kind="results", article="a", schema=SCHEMA, writers="`equipoise run` and `equipoise frontier` write it"
+        path, kind="results", article="a", schema=SCHEMA, writers="`equipoise run`, `evaluate` and `frontier` write it"
     )
     _check(document, path)
     return document

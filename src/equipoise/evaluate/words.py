@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from equipoise.errors import DataError
-from equipoise.evaluate.frontier import estimate_of, helpfulness, non_dominated, require_verdict
-from equipoise.statistics import Estimate, Grader, Verdict, decide, decide_corrected
+from equipoise.evaluate.frontier import estimate_of, helpfulness, non_dominated, require_verdict, verdict_on
+from equipoise.statistics import Estimate, Verdict
 
 Result = Mapping[str, Any]
 
@@ -120,23 +118,15 @@ def verdict_words(
     estimate = estimate_of(subject, "unsafe_rate")
     if estimate is None:
         return "UNDECIDED", f"{subject['label']} has no scored answers to harmful prompts.", subject
-    corrected = subject["metrics"].get("unsafe_rate_corrected")
-    if corrected is not None:
-        return *_corrected(subject, estimate, corrected, target=target, confidence=confidence), subject
-    found = decide(estimate, target=target, confidence=confidence)
+    found = verdict_on(subject, target=target, confidence=confidence)
+    if found is None or "unsafe_rate_corrected" in subject["metrics"]:
+        return *_corrected(subject, estimate, found), subject
     return found.status, f"{_observed(subject, found)} {_ruling(found, len(subject.get('seeds', [0])))}", subject
 
 
-def _corrected(
-    subject: Result, observed: Estimate, metric: Mapping[str, Any], *, target: float, confidence: float
-) -> tuple[str, str]:
+def _corrected(subject: Result, observed: Estimate, found: Verdict | None) -> tuple[str, str]:
     """The verdict where people's labels say how the grader errs: the target is about unsafe answers, not its flags."""
     flagged = f"{percent_of(observed.mean)} of answers of {subject['label']} to {observed.n_prompts:,} harmful prompts"
-    found = None
-    if metric["mean"] is not None:
-        # At another confidence than the metric's, its false alarms may exclude a rate that they allowed there.
-        with contextlib.suppress(DataError):
-            found = decide_corrected(observed, Grader(**metric["grader"]), target=target, confidence=confidence)
     if found is None:
         return "UNDECIDED", f"{flagged} were flagged, which the grader's errors on labelled answers do not allow."
     says = f"{flagged} were flagged, {percent_of(found.rate)} are unsafe by the grader's errors on labelled answers;"
@@ -144,7 +134,8 @@ def _corrected(
         return found.status, f"{says} {_ruling(found)}"
     ends = f"between {percent(found.lower)} and {percent(found.upper)}"
     more = "more labelled answers and more prompts would decide"
-    return found.status, f"{says} with {percent(confidence)} confidence {ends}, target {percent(target)}: {more}."
+    sure = percent(found.confidence)
+    return found.status, f"{says} with {sure} confidence {ends}, target {percent(found.target)}: {more}."
 
 
 def verdict_line(results: Sequence[Result], *, target: float | None, confidence: float = 0.95) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ def brought(work: Work, config: Brought, *, outputs: Input, completions: Input) 
 def reference_outputs(file: Path) -> Rows:
     """Records of a file in AlpacaEval's layout, `instruction`, `output` and perhaps `generator`; raises DataError."""
     rows: Rows = []
-    for record in read_files(file):
+    for record in _records(file):
         value = record.value
         if not (isinstance(value, dict) and isinstance(value.get("instruction"), str)) or not isinstance(
             value.get("output"), str
@@ -95,6 +95,12 @@ def reference_outputs(file: Path) -> Rows:
     if not rows:
         raise DataError(f"{file} holds no reference outputs")
     return rows
+
+
+def _records(file: Path) -> Iterator[Record]:
+    if not file.exists():
+        raise DataError(f"pairwise: there is no file at {file}")
+    return read_files(file)
 
 
 def _key(text: str) -> str:
@@ -124,7 +130,7 @@ def _matches(own: Rows, other: Rows) -> list[Match]:
 
 def labelled_matches(pairs: Path) -> list[Match]:
     """The pairs of a file, the better answer first; raises DataError for a record of another kind, or none."""
-    found = [_labelled_match(n, record) for n, record in enumerate(read_files(pairs))]
+    found = [_labelled_match(n, record) for n, record in enumerate(_records(pairs))]
     if not found:
         raise DataError(f"{pairs} holds no pairs")
     return found
