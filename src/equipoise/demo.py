@@ -159,14 +159,28 @@ class _Choices(NamedTuple):
 
 
 def _result(candidate: Candidate, split: str, metrics: dict[str, Any], seed: int, sampling: Sampling) -> dict[str, Any]:
-    made = manifest(candidate.model)
-    summary = made["summary"]
-    result = {
-        "method": candidate.method,
-        "label": candidate.label,
-        "setting": candidate.setting,
-        "seed": seed,
-        "model": candidate.model.id,
+    about = {"method": candidate.method, "label": candidate.label, "setting": candidate.setting, "seed": seed}
+    result = playground_result(about, candidate.model.id, split, metrics, sampling, made=manifest(candidate.model))
+    return {**result, "line": candidate.line} if candidate.line else result
+
+
+def playground_result(
+    about: Mapping[str, Any],
+    model: str,
+    split: str,
+    metrics: Mapping[str, Any],
+    sampling: Sampling,
+    *,
+    made: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A result in the playground as results.json holds it; `about` has method, label, setting and seed.
+
+    `made` is the manifest of a model that a stage left; of others nothing is known of what they took.
+    """
+    made = made or {"seconds": 0, "summary": {}}
+    return {
+        **about,
+        "model": model,
         "split": split,
         "suite": "playground",
         "template": "playground",
@@ -174,12 +188,11 @@ def _result(candidate: Candidate, split: str, metrics: dict[str, Any], seed: int
         "sampling": sampling.model_dump(mode="json"),
         "judge": "truth",
         "world": WORLD_VERSION,
-        "metrics": metrics,
+        "metrics": dict(metrics),
         "wall_s": made["seconds"],
-        "train_tokens": summary.get("train_tokens", 0),
-        "devices": summary.get("devices", 1),
+        "train_tokens": made["summary"].get("train_tokens", 0),
+        "devices": made["summary"].get("devices", 1),
     }
-    return {**result, "line": candidate.line} if candidate.line else result
 
 
 def pool_of(models: Sequence[Candidate], world: World, *, seed: int) -> Pooled:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.bench import PROMPT_SEED, WORLD, world_base
+from equipoise.demo import playground_result
 from equipoise.errors import DataError
 from equipoise.evaluate.results import write_results
 from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.suites import prompt_set, summarize
+from equipoise.evaluating_playground import as_told, truth_judges
 from equipoise.generate import Sampling
 from equipoise.playground.pool import scored
 from equipoise.playground.stages import PromptsConfig, ScoreConfig, playground_prompts, playground_scores
-from equipoise.playground.world import KINDS, WORLD_VERSION
+from equipoise.playground.world import KINDS
 from equipoise.records import read_jsonl, write_jsonl
 from equipoise.stages import GenerateConfig, generate
 from equipoise.store import input_id, versions
@@ -38,42 +40,21 @@ def evaluate_playground(
     sampling = SAMPLING if like is None else Sampling.make(like["sampling"], where="the baseline's sampling")
     prompts = playground_prompts(PromptsConfig(counts={"verdict": dict.fromkeys(KINDS, count)}, seed=PROMPT_SEED))
     rows = scored_answers(subject, prompts, sampling)
-    result = playground_result(subject, rows, sampling)
-    write_jsonl(
-        out / "answers.jsonl", [{"model": subject.label, "split": "verdict", "suite": SUITE, **row} for row in rows]
+    about = {"method": subject.method, "label": subject.label, "setting": dict(subject.setting), "seed": subject.seed}
+    model = subject.served or str(input_id(subject.model))
+    result = playground_result(about, model, "verdict", summarize(rows), sampling)
+    write_jsonl(out / "answers.jsonl", as_told(subject.label, rows))
+    harmful = sum(row["kind"] == "harmful" for row in rows)
+    write_results(
+        out / "results.json", [{**result, "prompts": prompt_set(rows)}], versions(), judges=truth_judges(harmful)
     )
-    write_results(out / "results.json", [result], versions())
 
 
 def scored_answers(subject: Subject, prompts: Artefact, sampling: Sampling) -> list[dict[str, Any]]:
     """Answers with `reward`, `cost` and `refused` by the truth; with log-probabilities where the model is at hand."""
     if subject.answers is None:
         answers = generate(GenerateConfig(sampling=sampling), model=subject.model, prompts=prompts)
-        rows = scored(answers, world_base(WORLD), tension=WORLD.tension)
-        return [{name: value for name, value in row.items() if name != "token_ids"} for row in rows]
+        return scored(answers, world_base(WORLD), tension=WORLD.tension)
     answers = subject.answers(prompts, sampling)
     known = read_jsonl(playground_scores(ScoreConfig(tension=WORLD.tension), completions=answers).path / "scores.jsonl")
     return [{**row, **score} for row, score in zip(read_jsonl(answers.path / "completions.jsonl"), known, strict=True)]
-
-
-def playground_result(subject: Subject, rows: list[dict[str, Any]], sampling: Sampling) -> dict[str, Any]:
-    """One verdict result as results.json holds it."""
-    return {
-        "method": subject.method,
-        "label": subject.label,
-        "setting": dict(subject.setting),
-        "seed": subject.seed,
-        "model": subject.served or str(input_id(subject.model)),
-        "split": "verdict",
-        "suite": SUITE,
-        "template": "playground",
-        "system_prompt": None,
-        "sampling": sampling.model_dump(mode="json"),
-        "judge": "truth",
-        "world": WORLD_VERSION,
-        "prompts": prompt_set(rows),
-        "metrics": summarize(rows),
-        "wall_s": None,
-        "train_tokens": None,
-        "devices": None,
-    }
