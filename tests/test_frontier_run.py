@@ -83,6 +83,8 @@ def test_a_frontier_of_two_methods_and_two_seeds(world, call, tmp_path, monkeypa
     assert sum(bool(one.get("chosen")) for one in verdict) == 1
     assert (tmp_path / "out" / "index.html").is_file()
     assert (tmp_path / "out" / "frontier.png").is_file()
+    assert call("report", tmp_path / "out", "--one-page")[0] == 0
+    assert (tmp_path / "out" / "samples.html").is_file() and (tmp_path / "out" / "one-page.html").is_file()
     assert any(line.startswith(("MET", "NOT MET", "UNDECIDED")) for line in out.splitlines())
     # Again: nothing is trained, and the page is the same.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("train-*/manifest.json")}

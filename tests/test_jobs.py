@@ -13,9 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from equipoise.config import Config
 from equipoise.errors import DataError, SettingError
 from equipoise.job_lines import JobLines, duration
 from equipoise.jobs import Job, Line, Place, run_jobs
+from equipoise.store import Work, stage
+
+
+class Factors(Config):
+    value: int
 
 
 def doubled(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,11 +73,25 @@ def test_results_come_in_the_order_of_jobs_and_are_kept(tmp_path):
     assert (tmp_path / "marks" / "3").read_text() == "x"
 
 
-def test_what_names_files_is_run_again(tmp_path):
-    for _ in range(2):
-        (line,) = run_jobs(jobs(tmp_path, 5, kept=False), place(tmp_path))
-        assert line.state == "done"
-    assert (tmp_path / "marks" / "5").read_text() == "xx"
+@stage(version=1)
+def product(work: Work, config: Factors) -> None:
+    """A stage for a job to compute once."""
+    (work.path / "value.txt").write_text(str(2 * config.value))
+
+
+def in_a_stage(payload: Mapping[str, Any]) -> str:
+    """A job whose work is a stage; it leaves a mark whenever it runs."""
+    mark = Path(payload["mark"])
+    mark.write_text(mark.read_text() + "x" if mark.exists() else "x")
+    return (product(Factors(value=payload["value"])).path / "value.txt").read_text()
+
+
+def test_what_names_files_is_run_again_and_finds_its_stages(tmp_path):
+    again = Job("double 5", "d", f"{__name__}:in_a_stage", {"value": 5, "mark": str(tmp_path / "mark")}, kept=False)
+    for state in ("done", "reused"):
+        (line,) = run_jobs([again], place(tmp_path))
+        assert (line.state, line.result) == (state, "10")
+    assert (tmp_path / "mark").read_text() == "xx"
 
 
 def test_a_refusal_fails_alone_and_is_tried_again(tmp_path):

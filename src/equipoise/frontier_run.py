@@ -32,7 +32,7 @@ from equipoise.methods.run import Run
 from equipoise.methods.settings import read_config_text
 from equipoise.objectives import objective
 from equipoise.online_runs import policies
-from equipoise.records import read_jsonl
+from equipoise.records import read_jsonl, write_jsonl
 from equipoise.store import current_store, versions
 
 Settings = dict[str, Any]
@@ -247,6 +247,8 @@ def _written(
         judges=documents[0].get("judges"),
         untested=documents[0].get("untested"),
     )
+    answers = read_jsonl(out / f"seed-{documents[0]['results'][0]['seed']}" / "answers.jsonl")
+    write_jsonl(out / "answers.jsonl", answers)  # of the first seed: what the page can show, and `report` reads
     notes = [*notes_of(shown, why=why), *failed]
     if len(complete) < len(found):
         notes.append("Settings that failed with one seed are left out.")
@@ -259,7 +261,7 @@ def _written(
         notes=notes,
         confidence=confidence,
         config=read_config_text(config),
-        answers=read_jsonl(out / f"seed-{documents[0]['results'][0]['seed']}" / "answers.jsonl"),
+        answers=answers,
     )
     say(table(shown))
     say(verdict_line(shown, target=target, confidence=confidence))

@@ -184,7 +184,9 @@ class _Workers:
         if message.kind == "failed":
             line.state, line.note = "failed", message.value
         else:
-            line.state, line.note, line.result = "done", "", message.value
+            # One that is run again in any case, and computed no stage, took everything from the store.
+            line.state = "reused" if not line.job.kept and not line.note else "done"
+            line.note, line.result = "", message.value
             kept = {"name": line.job.name, "payload": line.job.payload, "seconds": line.seconds, "result": line.result}
             write_json(self.place.results / f"{line.job.key}.json", kept)
         self.hear(line)

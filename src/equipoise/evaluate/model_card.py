@@ -211,7 +211,7 @@ def _table(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result's figures and how they were measured."""
     rows = []
     for name, metric in result["metrics"].items():
-        rate = metric["kind"] in ("rate", "share")
+        rate = metric["kind"] in ("rate", "share", "corrected")
         said = figure(metric, rate=rate)
         rows.append({"name": name, "figure": said, "prompts": metric["n_prompts"], "unscored": metric["unscored"]})
     sampling = ", ".join(f"{key} {value}" for key, value in result["sampling"].items() if value not in (None, [], ()))
