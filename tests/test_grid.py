@@ -13,7 +13,7 @@ from equipoise import bench, demo, grid, grid_page, grid_run
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.results import read_results
 from equipoise.grid import BASELINES, FEW_SEEDS, SETTINGS, label
-from equipoise.grid_cell import Cell, run_cell, train_seconds
+from equipoise.grid_cell import Cell, run_cell, spent_on
 from equipoise.grid_run import GridConfig, Wanted, choices, comparison, job_of
 from equipoise.jobs import Line
 from equipoise.store import Store, using_store
@@ -186,6 +186,7 @@ def test_a_cell_is_trained_and_measured(method):
     assert verdict["prompts"]["n"] == 30
     assert ("gap" in verdict["metrics"]) is (method in ("p_sacpo", "bfpo"))
     assert "gap" not in select["metrics"]
+    assert verdict["metrics"]["shortfall"]["mean"] is not None
     unsafe, reward = (verdict["metrics"][name]["mean"] for name in ("unsafe_rate", "reward"))
     assert verdict["metrics"]["volume"]["mean"] == pytest.approx((1 - unsafe) * max(reward, 0))
 
@@ -202,10 +203,11 @@ def test_labels_turned_round_make_another_model():
 def test_what_a_model_took_is_counted_from_the_labels_on(tiny):
     base = bench.world_base(bench.WORLD)
     made = grid.candidate(bench.bench(base, bench.WORLD, 0), "dpo_helpful", {"beta": 0.5}).model
-    assert train_seconds(base) == 0
+    assert spent_on(base) == (0, 0)
     stages = {p.parent.name.rsplit("-", 1)[0] for p in tiny.root.glob("*/manifest.json")}
     assert {"playground_preferences", "train"} <= stages
-    assert 0 < train_seconds(made) < 120
+    took = spent_on(made)
+    assert 0 < took.seconds < 120 and took.tokens > 0
 
 
 def test_jobs_are_told_apart_by_what_they_train():

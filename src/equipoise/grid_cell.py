@@ -6,20 +6,19 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from equipoise.bench import World, bench, world_base
 from equipoise.config import Config
 from equipoise.demo import counts_of, evaluate, pool_prompts, pool_sampling, sampled_beside, with_gap
-from equipoise.errors import SettingError
 from equipoise.grid import FEW_SEEDS, candidate
 from equipoise.playground.pool import Pooled, answered, pooled
 from equipoise.playground.world import KINDS
-from equipoise.statistics.optimum import best
+from equipoise.statistics.optimum import envelope
 from equipoise.statistics.volume import volume
-from equipoise.store import current_store
+from equipoise.store import MANIFEST, SPEC, current_store
 from equipoise.types import Artefact
 
 POOLED: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -60,7 +59,7 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
         own = pool if found.reference is None else _pool(world, cell.seed, found.reference)
         sampling = sampled_beside(cell.seed)
         known[found.label] = own.part(found.model, found.aim, base=origin, prompts=pool_prompts(), sampling=sampling)
-    seconds = train_seconds(found.model)
+    cost = spent_on(found.model)
     out = []
     for result in results:
         result = with_gap(result, known)
@@ -68,8 +67,9 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
         if result["split"] == "verdict":
             metrics |= _shortfall(pool, found.model, base, cell.seed)
         point = metrics["unsafe_rate"]["mean"], metrics["reward"]["mean"]
-        metrics |= {"volume": _plain(volume([point])), "train_seconds": _plain(seconds)}
-        out.append({**result, "metrics": metrics, "wall_s": seconds, "flipped": cell.flipped})
+        metrics |= {"volume": _plain(volume([point])), "train_seconds": _plain(cost.seconds)}
+        took = {"wall_s": cost.seconds, "train_tokens": cost.tokens}
+        out.append({**result, "metrics": metrics, **took, "flipped": cell.flipped})
     return out
 
 
@@ -95,10 +95,8 @@ def _shortfall(pool: Pooled, model: Artefact, base: Artefact, seed: int) -> dict
     reward = np.mean([np.mean([row["reward"] for row in rows if row["kind"] == kind]) for kind in KINDS])
     kl = np.mean([np.mean([row["logp"] - row["ref_logp"] for row in rows if row["kind"] == kind]) for kind in KINDS])
     unsafe = np.mean([row["cost"] > 0 for row in rows if row["kind"] == "harmful"])
-    try:
-        at_best = best(pool.pool, kl=max(float(kl), 0.02), unsafe_rate=float(unsafe))
-    except SettingError:  # safer by chance than any policy that near: there is nothing to hold it against
-        return {}
+    # Safer by chance than any policy that near: the safest of them is what it is held against.
+    (at_best,) = envelope(pool.pool, kl=max(float(kl), 0.02), rates=(float(unsafe),))
     return {"shortfall": _plain(float(at_best.reward.mean - reward)) | {"capped": at_best.capped}}
 
 
@@ -117,19 +115,28 @@ def _plain(value: float) -> dict[str, Any]:
     }
 
 
-def train_seconds(model: Artefact) -> float:
-    """Seconds of all stages behind a model from the labels on, each counted once."""
+class Spent(NamedTuple):
+    """What led to a model from the labels on."""
+
+    seconds: float
+    tokens: int
+
+
+def spent_on(model: Artefact) -> Spent:
+    """Seconds and trained tokens of all stages behind a model from the labels on, each counted once."""
     seen: set[str] = set()
-    waiting, total = [model.id], 0.0
+    waiting, seconds, tokens = [model.id], 0.0, 0
     while waiting:
         name = waiting.pop()
         folder = current_store().root / name
-        if name in seen or name.rsplit("-", 1)[0] in SHARED or not (folder / "manifest.json").is_file():
+        if name in seen or name.rsplit("-", 1)[0] in SHARED or not (folder / MANIFEST).is_file():
             continue
         seen.add(name)
-        total += json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["seconds"]
-        waiting += _named(json.loads((folder / "spec.json").read_text(encoding="utf-8")), current_store().root)
-    return round(total, 1)
+        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        seconds += made["seconds"]
+        tokens += made["summary"].get("train_tokens", 0)
+        waiting += _named(json.loads((folder / SPEC).read_text(encoding="utf-8")), current_store().root)
+    return Spent(round(seconds, 1), tokens)
 
 
 def _named(value: Any, root: Path) -> list[str]:
@@ -139,7 +146,7 @@ def _named(value: Any, root: Path) -> list[str]:
     if isinstance(value, list):
         return [name for one in value for name in _named(one, root)]
     is_id = isinstance(value, str) and re.fullmatch(r"\w+-[0-9a-f]{12}", value) is not None
-    return [value] if is_id and (root / value / "spec.json").is_file() else []
+    return [value] if is_id and (root / value / SPEC).is_file() else []
 
 
 def seeds_of(method: str, count: int) -> int:

@@ -22,7 +22,7 @@ from equipoise.jobs import Job, Line, Place, run_jobs
 from equipoise.methods.multiplier import Target
 from equipoise.playground.world import WORLD_VERSION
 
-VERSION = 1
+VERSION = 2
 """Of the grid: one more where a method's cells are trained or measured otherwise under the same settings."""
 
 SCHEMA = 1
