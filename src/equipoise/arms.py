@@ -44,7 +44,7 @@ CONDITIONS = Conditions(
 
 
 TARGETS = (0.1, 0.02)  # unsafe rates that MoCAN is asked for
-PECAN_MARGINS, CDPO_TARGET = (0.5, 1.0), 0.05
+PECAN_MARGINS, CDPO_TARGET = (0.3, 0.6), 0.05
 QUICK_RED_TEAM = 400  # prompts that IterAlign tries the base on in the demo
 QUICK_PAIRS = 3000  # of each budget in the demo; the benchmark takes all there are
 

@@ -28,7 +28,8 @@ Setting = Mapping[str, Any]
 
 RATIOS = (0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.0625, 0.03)
 TARGETS = (0.2, 0.1, 0.07, 0.05, 0.035, 0.02, 0.01, 0.005)
-MARGINS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+KTO_RATIOS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.125)  # KTO saturates: what is gentle for DPO is drastic for it
+MARGINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
 ASKED = (
     {"helpfulness": 5, "honesty": 5, "harmlessness": 1},
     {"helpfulness": 5, "harmlessness": 1},
@@ -50,9 +51,9 @@ SETTINGS: Mapping[str, tuple[Setting, ...]] = {
     "dpo_helpful": ({"beta": BETA},),
     "dpo_safe": ({"beta": BETA},),
     "dpo_mixture": _each("beta", (0.06, 0.1, 0.18, 0.3, 0.5, 0.8, 1.5, 3.0)),
-    "naive": _each("q", (0.25, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)),
+    "naive": _each("q", (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)),
     "sacpo": _each("beta/lambda", RATIOS),
-    "sacpo_kto": _each("beta/lambda", RATIOS),
+    "sacpo_kto": _each("beta/lambda", KTO_RATIOS),
     "p_sacpo": tuple({"q": q, "beta/lambda": ratio} for ratio in (0.0625, 0.125) for q in (0.5, 0.65, 0.75, 0.85)),
     "bfpo": tuple({"tau": tau, "layers": part} for part in ("down_proj", "all") for tau in (0.1, 0.25, 0.5, 1.0)),
     "modpo": _each("weight", (0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02)),
