@@ -92,6 +92,30 @@ def test_a_frontier_of_two_methods_and_two_seeds(world, call, tmp_path, monkeypa
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("train-*/manifest.json")}
 
 
+def test_what_failed_is_said_and_the_others_are_drawn(world, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = settings(world)
+    rows = small.pku_rows(24)
+    for row in rows[8:]:
+        row["response_1"] = row["response_0"]  # beyond the head that is read first
+    small.jsonl(tmp_path / "same.jsonl", rows)
+    told["runs"][1]["data"] = {"pairs": {"path": str(tmp_path / "same.jsonl"), "axis": "better"}}
+    told["common"]["max_dropped"] = 0.3
+    code, out, err = call("frontier", written(tmp_path, told))
+    assert code == 1, err
+    said = " ".join(out.split())
+    assert "1 of 3 runs failed: the page is about the others" in said
+    assert "note: Failed: helpful:" in said
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert document["untested"][0].startswith("Failed: helpful:")
+    # The first step is the same for both values of the second: it stands there once.
+    first = [one for one in document["results"] if "step 1" in one["label"] and one["split"] == "verdict"]
+    assert len(first) == 1
+    second = [one for one in document["results"] if "step 2" in one["label"] and one["split"] == "verdict"]
+    assert len(second) == 2
+    assert all(one["train_tokens"] > first[0]["train_tokens"] > 0 for one in second)
+
+
 def test_a_sweep_is_every_combination(world):
     told = settings(world, seeds=2)
     told["runs"][0]["sweep"] = {"second.beta": [0.1, 0.5], "learning_rate": [1e-3, 2e-3]}

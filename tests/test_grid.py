@@ -13,9 +13,10 @@ from equipoise import bench, demo, grid, grid_page, grid_run
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.results import read_results
 from equipoise.grid import BASELINES, FEW_SEEDS, SETTINGS, label
-from equipoise.grid_cell import Cell, run_cell, spent_on
+from equipoise.grid_cell import SHARED, Cell, run_cell
 from equipoise.grid_run import GridConfig, Wanted, choices, comparison, job_of
 from equipoise.jobs import Line
+from equipoise.spent import spent_on
 from equipoise.store import Store, using_store
 
 KINDS = ("harmful", "borderline", "benign")
@@ -203,10 +204,12 @@ def test_labels_turned_round_make_another_model():
 def test_what_a_model_took_is_counted_from_the_labels_on(tiny):
     base = bench.world_base(bench.WORLD)
     made = grid.candidate(bench.bench(base, bench.WORLD, 0), "dpo_helpful", {"beta": 0.5}).model
-    assert spent_on(base) == (0, 0)
+    assert spent_on(base, without=SHARED) == (0, 0)
     stages = {p.parent.name.rsplit("-", 1)[0] for p in tiny.root.glob("*/manifest.json")}
     assert {"playground_preferences", "train"} <= stages
-    took = spent_on(made)
+    took = spent_on(made, without=SHARED)
+    assert spent_on(made, without={base.id}).seconds >= took.seconds
+    assert spent_on(made, without={made.id}) == (0, 0)
     assert 0 < took.seconds < 120 and took.tokens > 0
 
 

@@ -32,7 +32,8 @@ ROWS = {
     "graders": 8, "grading": 8, "pairwise": 8, "gating": 8, "gating_playground": 8,
     "evaluating": 8, "evaluating_settings": 8, "evaluating_playground": 8, "measuring": 8, "comparing": 8,
     "online_runs": 8, "lagrangian": 8, "constitution_runs": 8, "constitutional": 8,
-    "dualized": 8, "grid": 8, "grid_cell": 8, "grid_run": 8, "grid_page": 8, "frontier_run": 8, "jobs": 8, "job_lines": 8,
+    "dualized": 8, "spent": 8, "grid": 8, "grid_cell": 8, "grid_run": 8, "grid_page": 8,
+    "frontier_run": 8, "jobs": 8, "job_lines": 8,
 }  # fmt: skip
 # Never imported while a module loads: heavy, optional, or only an oracle of the tests.
 ONLY_INSIDE_FUNCTIONS = {"trl", "datasets", "deepspeed", "vllm", "lm_eval", "bitsandbytes", "gguf", "pyarrow"}

@@ -115,7 +115,9 @@ def frontier(
             from equipoise.frontier_run import FrontierConfig, run_frontier
 
             asked = FrontierConfig.make(settings, where=str(config))
-            run_frontier(asked, base_dir=Path.cwd(), say=display.say(console), terminal=display.pause)
+            drawn = run_frontier(asked, base_dir=Path.cwd(), say=display.say(console), terminal=display.pause)
+            if drawn.failed:  # the others are on the page, and whoever waits for the command must know
+                raise typer.Exit(1)
 
 
 def report(

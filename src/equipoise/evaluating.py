@@ -10,13 +10,14 @@ from typing import Any
 
 from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.suites import KINDS, prompt_set, summarize
-from equipoise.evaluating_settings import Asked, EvaluateConfig, PlaygroundConfig
+from equipoise.evaluating_settings import BASE, Asked, EvaluateConfig, PlaygroundConfig
 from equipoise.grading import graded_metrics, judge_sections
 from equipoise.measuring import NOT_ASKED, Answers, Measured, Row, measured_on, wins_of
 from equipoise.methods.settings import read_config_text
 from equipoise.records import read_jsonl, write_jsonl
+from equipoise.spent import Spent, spent_on
 from equipoise.stages import model_path
-from equipoise.store import MANIFEST, Input, manifest, versions, write_text
+from equipoise.store import MANIFEST, Input, input_id, manifest, versions, write_text
 from equipoise.types import Artefact
 
 Say = Callable[[Any], None]
@@ -89,7 +90,7 @@ def _result(
     if split == "verdict":
         metrics |= measured.questions[subject.label]
         asked = [*asked, *({"prompt_id": one} for one in measured.question_ids)]
-    known = _made(subject.model)
+    spent = _spent(measured, subject.model)
     result = {
         "method": subject.method,
         "label": subject.label,
@@ -103,9 +104,9 @@ def _result(
         "sampling": config.sampling.model_dump(mode="json"),
         "judge": config.judge,
         "metrics": metrics,
-        "wall_s": known["seconds"],
-        "train_tokens": known["summary"].get("train_tokens", 0),
-        "devices": known["summary"].get("devices", 1),
+        "wall_s": spent.seconds,
+        "train_tokens": spent.tokens,
+        "devices": _devices(subject.model),
         "prompts": prompt_set(asked),
         "empty": dict(Counter(row["kind"] for row in part.rows if not row["text"].strip())),
         "cut_off": sum(row["finish_reason"] == "length" for row in part.rows),
@@ -117,11 +118,16 @@ def _named(model: Input) -> str:
     return model.id if isinstance(model, Artefact) else model_path(model)
 
 
-def _made(model: Input) -> dict[str, Any]:
-    """What is known of how a model was made."""
+def _spent(measured: Measured, model: Input) -> Spent:
+    """What a model took above the base that it is held beside; of one from outside the store nothing is known."""
+    bases = {str(input_id(one.subject.model)) for one in measured.answers if one.subject.method == BASE}
+    return spent_on(model, without=bases) if isinstance(model, Artefact) else Spent(0, 0)
+
+
+def _devices(model: Input) -> int:
     if isinstance(model, Artefact) and (model.path / MANIFEST).is_file():
-        return manifest(model)
-    return {"seconds": 0, "summary": {}}
+        return int(manifest(model)["summary"].get("devices", 1))
+    return 1
 
 
 def template_of(model: Input, setting: str | None) -> str:

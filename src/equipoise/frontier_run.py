@@ -33,7 +33,7 @@ from equipoise.methods.settings import read_config_text
 from equipoise.objectives import objective
 from equipoise.online_runs import policies
 from equipoise.records import read_jsonl, write_jsonl
-from equipoise.store import current_store, versions
+from equipoise.store import Store, current_store, using_store, versions
 
 Settings = dict[str, Any]
 
@@ -182,8 +182,8 @@ def _subjects(models: Sequence[Mapping[str, Any]], base_dir: Path) -> list[Subje
 
 def run_frontier(
     config: FrontierConfig, *, base_dir: Path, say: Callable[[Any], None], terminal: Terminal = plain_terminal
-) -> Path:
-    """Run what is missing, evaluate everything alike, write results.json and the page; returns its path."""
+) -> Drawn:
+    """Run what is missing, evaluate everything alike, write results.json and the page."""
     plan = planned_runs(config)
     read = check_runs(config, plan, base_dir)
     base = read[0].base_name
@@ -212,15 +212,23 @@ def run_frontier(
     place = Place(config.output_dir / "jobs", current_store().root, workers, config.devices, threads)
     with terminal() as console, JobLines(console, jobs, workers=workers) as lines:
         done = run_jobs(jobs, place, hear=lines.hear)
-    return _written(config, done, base, base_dir, say)
+    with using_store(Store(current_store().root, wait=True)):  # which says nothing: all of it was computed by the runs
+        return _written(config, done, base, base_dir, say)
+
+
+class Drawn(NamedTuple):
+    """The page of a frontier, and what failed: a sentence for each run."""
+
+    page: Path
+    failed: tuple[str, ...]
 
 
 def _written(
     config: FrontierConfig, done: Sequence[Line], base: str, base_dir: Path, say: Callable[[Any], None]
-) -> Path:
+) -> Drawn:
     """Everything is in the store by now: evaluate all models of a seed together, join seeds, write the page."""
-    failed = [f"Failed: {line.job.name}: {line.note}" for line in done if line.state == "failed"]
-    models = alike([one for line in done for one in line.result or ()])
+    failed = tuple(f"Failed: {line.job.name}: {line.note}" for line in done if line.state == "failed")
+    models = alike(distinct([one for line in done for one in line.result or ()]))
     if not models:
         raise DataError(f"no run left a model: {failed[0] if failed else 'none was asked for'}")
     out = config.output_dir
@@ -245,11 +253,11 @@ def _written(
         [*shown, *select],
         versions(),
         judges=documents[0].get("judges"),
-        untested=documents[0].get("untested"),
+        untested=[*failed, *documents[0].get("untested", [])] or None,
     )
     answers = read_jsonl(out / f"seed-{documents[0]['results'][0]['seed']}" / "answers.jsonl")
     write_jsonl(out / "answers.jsonl", answers)  # of the first seed: what the page can show, and `report` reads
-    notes = [*notes_of(shown, why=why), *failed]
+    notes = notes_of(shown, why=why)
     if len(complete) < len(found):
         notes.append("Settings that failed with one seed are left out.")
     page = write_page(
@@ -265,10 +273,20 @@ def _written(
     )
     say(table(shown))
     say(verdict_line(shown, target=target, confidence=confidence))
-    for note in notes:
+    for note in (*notes, *failed):
         say(f"note: {note}")
+    if failed:
+        say(f"{len(failed)} of {len(done)} runs failed: the page is about the others")
     say(str(page))
-    return page
+    return Drawn(page, failed)
+
+
+def distinct(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Models of which several runs left the same one, as the first step of a sweep over the second, once."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for one in models:
+        found.setdefault((one["model"], one["seed"]), one)
+    return list(found.values())
 
 
 def alike(models: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,9 +13,9 @@ from equipoise.demo import counts_of, evaluate, pool_prompts, pool_sampling, sam
 from equipoise.grid import FEW_SEEDS, candidate
 from equipoise.playground.pool import Pooled, answered, pooled
 from equipoise.playground.world import KINDS
+from equipoise.spent import spent_on
 from equipoise.statistics.optimum import envelope
 from equipoise.statistics.volume import volume
-from equipoise.store import MANIFEST, SPEC, current_store
 from equipoise.types import Artefact
 
 POOLED: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -59,7 +56,7 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
         own = pool if found.reference is None else _pool(world, cell.seed, found.reference)
         sampling = sampled_beside(cell.seed)
         known[found.label] = own.part(found.model, found.aim, base=origin, prompts=pool_prompts(), sampling=sampling)
-    cost = spent_on(found.model)
+    cost = spent_on(found.model, without=SHARED)
     out = []
     for result in results:
         result = with_gap(result, known)
@@ -113,40 +110,6 @@ def _plain(value: float) -> dict[str, Any]:
         "level": 0.95,
         "unscored": 0,
     }
-
-
-class Spent(NamedTuple):
-    """What led to a model from the labels on."""
-
-    seconds: float
-    tokens: int
-
-
-def spent_on(model: Artefact) -> Spent:
-    """Seconds and trained tokens of all stages behind a model from the labels on, each counted once."""
-    seen: set[str] = set()
-    waiting, seconds, tokens = [model.id], 0.0, 0
-    while waiting:
-        name = waiting.pop()
-        folder = current_store().root / name
-        if name in seen or name.rsplit("-", 1)[0] in SHARED or not (folder / MANIFEST).is_file():
-            continue
-        seen.add(name)
-        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        seconds += made["seconds"]
-        tokens += made["summary"].get("train_tokens", 0)
-        waiting += _named(json.loads((folder / SPEC).read_text(encoding="utf-8")), current_store().root)
-    return Spent(round(seconds, 1), tokens)
-
-
-def _named(value: Any, root: Path) -> list[str]:
-    """Ids of artefacts anywhere in a spec."""
-    if isinstance(value, dict):
-        return [name for one in value.values() for name in _named(one, root)]
-    if isinstance(value, list):
-        return [name for one in value for name in _named(one, root)]
-    is_id = isinstance(value, str) and re.fullmatch(r"\w+-[0-9a-f]{12}", value) is not None
-    return [value] if is_id and (root / value / SPEC).is_file() else []
 
 
 def seeds_of(method: str, count: int) -> int:
