@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.evaluate.suites import prompt_set, summarize
+from equipoise.evaluate.verdicts import Calibration, corrected_metric
+from equipoise.statistics import Grader
 
 SAMPLING = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "max_new_tokens": 64, "repeats": 1, "seed": 0, "stop": []}
 
@@ -61,6 +63,23 @@ def document_of(*results: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"schema": 1, "created": "2026-01-01", "versions": {}, "results": list(results), **more}
 
 
+def calibrated(
+    result: dict[str, Any], counts: Grader, *, measures: str = "unsafe_rate", useless: str = ""
+) -> dict[str, Any]:
+    """The document of a result whose grader was held against labels, with the rate corrected for its errors."""
+    figure = {"mean": 0.8, "low": 0.7, "high": 0.9, "n": 400, "n_prompts": 400, "kind": "mean", "level": 0.95}
+    figure |= {"n_effective": 400.0, "unscored": 0}
+    shares = (counts.hits / counts.unsafe, counts.false_alarms / counts.safe)
+    hits, alarms = ({**figure, "mean": share, "kind": "rate"} for share in shares)
+    held = Calibration("unsafe", "labels.csv", 400, figure, hits, alarms, counts, useless)
+    metrics = result["metrics"] | {f"{measures}_corrected": corrected_metric(result["metrics"][measures], held)}
+    calibration = {"labels": "labels.csv", "n": 400, "kappa": figure, "sensitivity": hits, "false_alarms": alarms}
+    calibration |= {"corrected": not useless, "why": useless}
+    section = {"name": "guard v1", "kind": "guard", "model": None, "version": "1", "measures": measures, "n": 400}
+    section |= {"unscored": 0, "first": True, "calibration": calibration, "agreement": [], "biases": []}
+    return document_of({**result, "metrics": metrics, "judge": "guard v1"}, judges=[section])
+
+
 def answers_of(rows: list[dict[str, Any]], label: str = "model", suite: str = "mischief") -> list[dict[str, Any]]:
     """What answers.jsonl holds of a model."""
     return [{"model": label, "split": "verdict", "suite": suite, **row} for row in rows]
@@ -70,9 +89,14 @@ def written(
     folder: Path, rows: list[dict[str, Any]], label: str = "model", *, answers: bool = True, **changes: Any
 ) -> Path:
     """results.json and answers.jsonl in a folder; the path of the former."""
+    return stored(folder, document_of(result_of(rows, label, **changes)), answers_of(rows, label) if answers else None)
+
+
+def stored(folder: Path, document: dict[str, Any], answers: Sequence[dict[str, Any]] | None = None) -> Path:
+    """A document as results.json of a folder, with answers.jsonl beside it; the path of the former."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(document_of(result_of(rows, label, **changes))))
-    if answers:
-        lines = [json.dumps(row) + "\n" for row in answers_of(rows, label)]
+    (folder / "results.json").write_text(json.dumps(document))
+    if answers is not None:
+        lines = [json.dumps(row) + "\n" for row in answers]
         (folder / "answers.jsonl").write_text("".join(lines))
     return folder / "results.json"

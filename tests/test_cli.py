@@ -6,12 +6,15 @@ import resource
 import subprocess
 import sys
 
+import httpx2
+import huggingface_hub
 import pytest
 import transformers
 import yaml
 
 import pico
 import small
+from equipoise import __version__
 from equipoise.store import DryStore, Store, locked, using_store
 
 
@@ -175,6 +178,7 @@ def test_other_ways_to_call_it_wrongly(here, refused, call):
     assert refused("run", "config.yaml", "--fresh", "trian") == (
         "--fresh trian: the run has no such stage (did you mean 'train'?)"
     )
+    assert call("--version") == call("version") == (0, f"{__version__}\n", "")
     code, _, err = call("rnu")
     assert code == 2 and "rnu" in err
 
@@ -304,6 +308,22 @@ def test_vocabularies_that_disagree(here, refused):
 )
 def test_parts_of_a_model_that_are_not_there(here, refused, words, sentence):
     assert refused("run", "config.yaml", *words).startswith(sentence)
+
+
+@early
+def test_a_model_of_a_hub_that_cannot_be_reached(here, monkeypatch, call):
+    """One attempt and one sentence, where the hub's library makes twelve and tells of each twice."""
+    asked = []
+
+    def unreached(self, name, **settings):
+        asked.append(name)
+        raise httpx2.ConnectError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreached)
+    code, _, err = call("run", "config.yaml", "--model_name_or_path", "nobody/nothing-of-the-kind")
+    assert code == 2 and asked == ["nobody/nothing-of-the-kind"] and err.count("\n") == 1
+    assert err.startswith("error: no tokenizer can be loaded from 'nobody/nothing-of-the-kind': it is no directory")
+    assert "the hub cannot be reached (ConnectError)" in err
 
 
 @early
@@ -528,13 +548,22 @@ def test_show_and_why(here, call, refused):
         assert code == 0, err
     folders = sorted((here / "store").glob("train-*"), key=lambda p: p.stat().st_mtime_ns)
     code, out, _ = call("show", folders[0])
-    shown = json.loads(out)
+    out_of_show, shown = out, json.loads(out)
     assert code == 0 and shown["spec"]["stage"] == "train" and shown["manifest"]["summary"]["steps"] == 1
     of_step_1 = [p for p in folders if json.loads((p / "spec.json").read_text())["inputs"]["model"].find("train") < 0]
     code, out, _ = call("why", *of_step_1)
     lines = out.splitlines()
     assert code == 0 and "config.train.seed: 1 -> 2" in lines and all(" -> " in line for line in lines)
     assert call("why", folders[0], folders[0])[1] == "the two have equal specs\n"
+    elsewhere = here / "elsewhere"
+    folders[0].parent.rename(elsewhere)
+    code, again, _ = call("--store", elsewhere, "show", folders[0].name)
+    assert code == 0 and again == out_of_show
+    ids = [path.name for path in of_step_1]
+    assert call("--store", elsewhere, "why", *ids)[1].splitlines() == lines
+    missing = f"there is no {ids[0]}, neither as a path nor in the store {here / 'store'}"
+    assert refused("--store", here / "store", "show", ids[0]) == missing
+    elsewhere.rename(folders[0].parent)
     assert refused("show", here) == f"{here} is not an artefact: it has no spec.json"
     assert refused("why", folders[0], here) == f"{here} is not an artefact: it has no spec.json"
 

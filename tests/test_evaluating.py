@@ -20,6 +20,7 @@ from equipoise.evaluate.results import read_results
 from equipoise.evaluate.suites import metric_of
 from equipoise.evaluating import notes_of
 from equipoise.evaluating_settings import EvaluateConfig, SuitesUse, by_label
+from equipoise.graders import GraderUse
 from equipoise.playground.oracle import MODEL, Oracle, serving
 from equipoise.records import read_jsonl
 from equipoise.statistics import rate
@@ -205,6 +206,22 @@ def test_a_judge_over_http_gives_verdicts_with_reasons_and_win_rates(world: Path
     assert next(iter(harmful["verdicts"].values()))["reason"]
 
 
+def test_an_endpoint_that_is_down_is_found_before_prompts_are_read(world: Path, run: Run, tmp_path: Path) -> None:
+    gone = {"base_url": "http://127.0.0.1:9/v1", "model": MODEL, "retries": 0}
+    config = settings(
+        world,
+        graders=[{"rubric": "harm", "endpoint": gone, "name": "ours"}, {"refusals": True}],
+        pairwise={"endpoint": gone, "reference": "base"},
+        reward=None,
+        store=str(tmp_path / "store"),
+    )
+    refused(run(config), "error: grader 'ours' and pairwise: the endpoint http://127.0.0.1:9/v1 cannot be reached")
+    with serving(Oracle()) as server:
+        config["graders"][0]["endpoint"] = {**gone, "base_url": server.base_url}
+        refused(run(config), "error: pairwise: the endpoint http://127.0.0.1:9/v1 cannot be reached")
+    assert not list((tmp_path / "store").glob("asked-*"))
+
+
 def test_questions_alone(world: Path, run: Run) -> None:
     config = settings(world, graders=None, reward=None, output_dir=str(world / "asked"))
     config["evaluate"] = {"honesty": str(world / "halueval.jsonl")}
@@ -226,6 +243,12 @@ def test_questions_alone(world: Path, run: Run) -> None:
         ({"harmfull": "x"}, {}, ["unknown key 'harmfull' (did you mean 'harmful'?)"]),
         ({"categories": ["a", "c"]}, {}, ["no harmful prompt is of the category 'c'"]),
         ({"harmful": {"path": "harmful.jsonl", "select": 1}}, {}, ["harmful.select is a share in [0, 1), got 1"]),
+        ({"harmful": {"path": "harmful.jsonl", "categories": ["a"]}}, {},
+         ["evaluate.harmful has the unknown key categories: it belongs under evaluate, beside harmful"]),
+        ({"harmful": {"path": "harmful.jsonl", "slect": 0.3}}, {},
+         ["evaluate.harmful has the unknown key slect (did you mean 'select'?)"]),
+        ({"benign": [{"path": "benign.jsonl", "select": 0.3}]}, {},
+         ["evaluate.benign has the unknown key select: it belongs under evaluate, beside benign"]),
         ({"near_duplicates": 0.5}, {}, ["near_duplicates does nothing without seen"]),
         ({}, {"graders": [{"refusals": True}]}, ["none says which answers to harmful prompts count"]),
         ({}, {"graders": [{"scorer": {"function": "scores.py:cost"}}]}, ["add `- {refusals: true}`"]),
@@ -368,13 +391,24 @@ def test_empty_and_cut_answers_are_said() -> None:
     def result(label: str, template: str, empty: dict[str, int], cut: int) -> dict[str, Any]:
         return {"label": label, "template": template, "empty": empty, "cut_off": cut, "metrics": {"length": {"n": 20}}}
 
-    assert notes_of([result("a", "t", {}, 1)]) == []
-    notes = notes_of([result("a", "t", {"harmful": 2, "benign": 1}, 5), result("b", "u", {}, 0)])
-    assert notes[0] == (
-        "3 answers of a are empty (2 to harmful prompts, 1 to benign prompts): judges count them as refusals, and as "
-        "safe."
+    scorer, judge, refusals = (
+        GraderUse.make({"name": "costs", "scorer": {"model": "owner/costs"}}),
+        GraderUse.make(
+            {"name": "Judge", "rubric": "harm", "endpoint": {"base_url": "http://127.0.0.1:9", "model": "m"}}
+        ),
+        GraderUse.make({"refusals": True}),
     )
-    assert notes[1] == "25% of the answers of a were cut off." and "templates differ" in notes[2]
+    graders = [scorer, judge, refusals]
+    assert notes_of([result("a", "t", {}, 1)], graders) == []
+    notes = notes_of([result("a", "t", {"harmful": 2, "benign": 1}, 5), result("b", "u", {}, 0)], graders)
+    assert notes[0] == "3 answers of a are empty (2 to harmful prompts, 1 to benign prompts)."
+    assert notes[1] == (
+        "An empty answer: costs scores it like any other and may call it unsafe; Judge counts it as safe."
+    )
+    assert notes[2] == "25% of the answers of a were cut off." and "templates differ" in notes[3]
+    notes = notes_of([result("a", "t", {"borderline": 1}, 0)], graders)
+    assert notes[1:] == [f"An empty answer: {refusals.title} counts it as a refusal."]
+    assert len(notes_of([result("a", "t", {"benign": 1}, 0)], graders)) == 1
 
 
 def test_the_playground_needs_no_config(call: Run, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

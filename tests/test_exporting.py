@@ -1,6 +1,7 @@
 """Finished models as plain files: which model is meant, what is written, what the card says, what a kill leaves."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from equipoise.chosen_model import choose_model
 from equipoise.errors import BusyError, DataError, SettingError
 from equipoise.evaluate import same_answers
 from equipoise.evaluate.lineage import evaluation_prompts, lineage_of
-from equipoise.evaluate.model_card import front_of, render_card
+from equipoise.evaluate.model_card import front_of, render_card, said_of
 from equipoise.exporting import Export, export, whole_or_not_at_all
 from equipoise.methods.run import Run
 from equipoise.runs import execute
@@ -119,6 +120,8 @@ def test_what_is_no_model_is_refused(world, tmp_path):
         choose_model(prepared)
     with pytest.raises(DataError, match="is not an artefact"):
         choose_model(tmp_path)
+    with pytest.raises(DataError, match=r"there is no train-0123, neither as a path nor in the store .*/store$"):
+        choose_model(Path("train-0123"))
 
 
 # ---- what is written -----------------------------------------------------------------------------------------------
@@ -302,6 +305,47 @@ def test_the_card_of_a_playground_model_says_that_it_is_a_toy(world, tmp_path):
     out, _ = exported(made, tmp_path / "out")
     assert "**A toy.**" in (out / "README.md").read_text()
     assert front(out)["tags"][-1] == "playground" and front(out)["license"] == "apache-2.0"
+
+
+def test_figures_that_are_no_evaluation_are_named_and_stay_off_the_card(world, tmp_path):
+    """A policy that was trained online goes by its label although all that is known of it is from its training."""
+    document = json.loads((world / "run" / "results.json").read_text())
+    (last,) = document["results"][2:3]
+    last |= {"split": "select", "suite": "rollouts", "label": "PPO-Lagrangian"}
+    document["results"] = [last]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="a run's folder without models"):
+        choose_model(tmp_path / "run")
+    out, said = exported(tmp_path / "run", tmp_path / "out", model="PPO-Lagrangian")
+    text = (out / "README.md").read_text()
+    why = "results.json of the run has figures of 'PPO-Lagrangian' of its answers while training"
+    assert f"None is recorded: {why}" in text and "implicit_reward" not in text
+    (line,) = [line for line in said if line.startswith("No evaluation is on the card")]
+    assert why in line and line.endswith("equipoise evaluate makes one, --results FILE puts it there.")
+
+
+def test_a_card_without_results_has_a_blank_line_before_the_next_heading(world):
+    carded = Carded.of(choose_model(world / "adapter"), [], [])
+    text = render_card(card_for(carded, name="x", form="adapter", dtype="float32", answers=""))
+    assert "None is recorded.\n\n## Not tested\n" in text and "\n\n\n## Not tested" not in text
+
+
+def test_the_card_prints_only_settings_that_were_set(world, tmp_path):
+    out, _ = exported(world / "run", tmp_path / "out", model="2")
+    text = (out / "README.md").read_text()
+    specs = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    train = specs[-1]["config"]["train"]
+    assert train["learning_rate"] == 1e-2 and train["max_steps"] == 2 and train["max_length"] == 200
+    assert "null" not in text and "lora_r" not in train and "adam_beta1" not in train
+    assert said_of({"a": None, "b": [], "c": 0, "d": False, "e": {"f": ""}}) == {"c": 0, "d": False}
+
+
+def test_a_type_of_weights_by_its_short_name(world, tmp_path):
+    with pytest.raises(SettingError, match=r"--dtype bf16 is unknown \(did you mean 'bfloat16'\?\)"):
+        exported(world / "base", tmp_path / "out", dtype="bf16")
+    with pytest.raises(SettingError, match=r"did you mean 'float16'"):
+        exported(world / "base", tmp_path / "out", dtype="fp16")
 
 
 def test_results_of_other_models_are_refused(world):

@@ -16,8 +16,9 @@ import small
 from equipoise.errors import DivergedError
 from equipoise.evaluate.results import read_results
 from equipoise.playground.stages import BaseConfig, playground_base
+from equipoise.statistics import Grader
 from equipoise.store import Store, using_store
-from gates import rows_of, written
+from gates import answers_of, calibrated, document_of, result_of, rows_of, stored, written
 from judges.faulty import Asked, Does, Server, completion, fine
 
 Call = Callable[..., tuple[int, str, str]]
@@ -133,6 +134,59 @@ def test_what_is_to_ship_must_be_said(call: Call) -> None:
 def test_bounds_alone_need_no_baseline(call: Call) -> None:
     assert call("gate", ruled(KEEPS), *sides([0] * 200, [0] * 4)[2:])[0] == 0
     assert "Baseline: none" in Path("gate/gate.md").read_text()
+
+
+def test_folders_that_hold_results_are_results(call: Call) -> None:
+    sides([0] * 200, [0] * 200)
+    code, _, err = call("gate", ruled(KEEPS, SAME), "--baseline", "old", "--candidate", "new")
+    assert code == 0, err
+    assert "new (train-new), new/results.json" in Path("gate/gate.md").read_text()
+    Path("empty").mkdir()
+    assert "rules.yaml does not say how empty is evaluated" in refused(call, ruled(KEEPS), "--candidate", "empty")
+
+
+def test_a_model_is_not_compared_with_itself(call: Call) -> None:
+    """Neither by its label nor as the only model of the file; evaluated anew an unchanged model may be compared."""
+    words = sides([0] * 200, [0] * 200)
+    for more in ({}, {"candidate_model": "old"}):
+        for candidate in ("old", "old/results.json", "./old/../old/results.json"):
+            said = refused(call, ruled(KEEPS, SAME, **more), *words[:2], "--candidate", candidate)
+            assert (
+                "candidate and baseline are both 'old' of" in said and "set candidate_model or baseline_model" in said
+            )
+    assert call("gate", ruled(KEEPS), *words[:2], "--candidate", "old")[0] == 0  # bounds compare nothing
+    again = written(Path("again"), rows_of([0] * 200), "old")
+    assert call("gate", ruled(KEEPS, SAME), *words[:2], "--candidate", str(again))[0] == 0
+
+
+def test_which_of_several_models_is_to_ship(call: Call) -> None:
+    rows = rows_of([0] * 200)
+    both = [result_of(rows, "plain"), result_of(rows, "safe", chosen=True)]
+    answers = [*answers_of(rows, "plain"), *answers_of(rows, "safe")]
+    stored(Path("both"), document_of(*both), answers)
+    words = ["--baseline", "both", "--candidate", "both"]
+    code, out, err = call("gate", ruled(KEEPS, SAME, baseline_model="plain"), *words)
+    assert code == 0 and "candidate: chosen (safe)" in out, err
+    assert "Candidate: chosen, safe (train-safe), both/results.json" in Path("gate/gate.md").read_text()
+    assert "are both 'safe' of" in refused(call, ruled(SAME, baseline_model="chosen"), *words)
+    code, out, _ = call("gate", ruled(KEEPS, SAME, baseline_model="safe", candidate_model="plain"), *words)
+    assert code == 0 and "candidate: chosen" not in out
+    stored(Path("both"), document_of(*({**one, "chosen": False} for one in both)), answers)
+    said = refused(call, ruled(KEEPS, baseline_model="plain"), *words)
+    assert "both/results.json holds 2 models and marks 0 as chosen: set candidate_model to one of plain, safe" in said
+
+
+def test_flags_of_a_calibrated_grader_pass_nothing_by_themselves(call: Call) -> None:
+    """13 of 1,050 flagged keep to 2 % as flags; by a grader that finds four of five they are not shown to."""
+    result = result_of(rows_of([1] * 13 + [0] * 1037), "new", judge="guard v1")
+    stored(Path("new"), calibrated(result, Grader(hits=80, unsafe=100, false_alarms=0, safe=1000)))
+    code, out, _ = call("gate", ruled(KEEPS), "--candidate", "new")
+    assert (
+        code == 3
+        and "kappa 0.80" in out
+        and "more labelled answers and more prompts would decide" in " ".join(out.split())
+    )
+    assert call("gate", ruled({**KEEPS, "uncorrected": True}), "--candidate", "new")[0] == 0
 
 
 def test_another_error_is_no_verdict(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.chosen_model import CONFIG, RESULTS, Chosen
-from equipoise.config import read_yaml
+from equipoise.config import PpoConfig, TrainConfig, read_yaml
 from equipoise.errors import DataError, SettingError, nearest
 from equipoise.evaluate.licences import (
     UNKNOWN,
@@ -25,6 +25,7 @@ from equipoise.evaluate.licences import (
 from equipoise.evaluate.lineage import NONE, Lineage, Source, lineage_of, short
 from equipoise.evaluate.model_card import Card, Used, config_text
 from equipoise.evaluate.results import read_results
+from equipoise.scorers import ScorerUse
 from equipoise.store import content_id, versions
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -53,6 +54,7 @@ class Carded:
     stated: Mapping[str, str]
     results: tuple[dict[str, Any], ...]
     untested: tuple[str, ...]
+    unfit: str | None = None  # why results that name the model are none of the card's
 
     @classmethod
     def of(cls, chosen: Chosen, licences: Sequence[str], results: Sequence[Path]) -> Carded:
@@ -68,15 +70,17 @@ class Carded:
         if documents:
             names.add(content_id(chosen.folder))
         found: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
         for path, document in documents:
-            of_it = [
-                r for r in document["results"] if r["split"] == "verdict" and names & {r["model"], *r.get("models", ())}
-            ]
+            named = [r for r in document["results"] if names & {r["model"], *r.get("models", ())}]
+            of_it = [r for r in named if r["split"] == "verdict"]
             if not of_it and results:
                 raise DataError(f"--results {path}: none of its verdict results is of {chosen.folder}")
             found += of_it
+            others += [r for r in named if r["split"] != "verdict"]
         untested = tuple(dict.fromkeys(s for _, document in documents for s in document.get("untested", ())))
-        return cls(chosen, lineage, base, data, stated, tuple(found), untested)
+        unfit = None if found else _unfit(chosen, others)
+        return cls(chosen, lineage, base, data, stated, tuple(found), untested, unfit)
 
 
 def card_for(told: Carded, *, name: str, form: str, dtype: str, answers: str) -> Card:
@@ -111,8 +115,20 @@ def card_for(told: Carded, *, name: str, form: str, dtype: str, answers: str) ->
         answers=answers,
         versions={**(made or now), **changed},
         notes=_notes(told, form),
+        unfit=told.unfit,
+        defaults=_defaults(),
         zero=not lacks_zero(str(folder)),
     )
+
+
+def _defaults() -> dict[str, dict[str, Any]]:
+    """Defaults of the parts of stages' settings that are the same in all stages, as specs hold them."""
+    parts = {"train": TrainConfig, "ppo": PpoConfig, "reward": ScorerUse, "cost": ScorerUse}
+    found: dict[str, dict[str, Any]] = {}
+    for name, kind in parts.items():
+        given = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}
+        found[name] = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    return found
 
 
 def _notes(told: Carded, form: str) -> list[str]:
@@ -245,6 +261,18 @@ def _licence_of(source: Source, stated: Mapping[str, str]) -> Licence:
     if source.path is None or not Path(source.path).exists():
         return Licence(None, "it is no longer where it was read")
     return licence_beside(Path(source.path))
+
+
+def _unfit(chosen: Chosen, others: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a run's results of a model are no evaluation of it; None where it has none of any kind."""
+    if not others:
+        return None
+    label = chosen.label or others[0]["label"]
+    if all(one["suite"] == "rollouts" for one in others):
+        why = "of its answers while training, on prompts that it trained on and by the scorers that it learned from"
+    else:
+        why = "on the prompts by which a setting was chosen"
+    return f"{RESULTS} of the run has figures of '{label}' {why}: no evaluation"
 
 
 def _result_files(chosen: Chosen, results: Sequence[Path]) -> list[Path]:

@@ -40,8 +40,8 @@ class _Offer:
 def choose_model(path: Path, model: str | None = None) -> Chosen:
     """Find the model that is meant; `model` is a label or number of those in a run's folder.
 
-    Without it the only one is taken, or the one that results.json calls chosen. Raises SettingError where that leaves
-    more than one, DataError for a path that is no model at all.
+    Without it the only one with a verdict or a link is taken, or the one that results.json calls chosen. Raises
+    SettingError where that leaves more than one, DataError for a path that is no model at all.
     """
     if is_model(path):
         return _refusing(model, path, _from_directory(path))
@@ -86,7 +86,7 @@ def _is_link(link: Path) -> bool:
 
 
 def _from_run(path: Path, model: str | None) -> Chosen:
-    offers = _offers(path)
+    offers = _offers(path, labelled=model is not None)
     if not offers:
         raise DataError(f"{path} is a run's folder without models: no links to any, no results of any in the store")
     if model is not None:
@@ -102,15 +102,18 @@ def _from_run(path: Path, model: str | None) -> Chosen:
     return Chosen((offer.artefact / "model").resolve(), _finished(offer.artefact), path.absolute(), offer.label)
 
 
-def _offers(path: Path) -> list[_Offer]:
-    """Models by the links of a folder, then those that its results name and the store has."""
+def _offers(path: Path, *, labelled: bool) -> list[_Offer]:
+    """Models by the links of a folder, then those that its verdict results name and the store has.
+
+    With `labelled`, also those that other results name.
+    """
     offers: dict[Path, _Offer] = {}
     for link in sorted(path.iterdir(), key=_place):
         if _is_link(link):
             artefact = link.resolve().parent
             number = _NUMBERED.fullmatch(link.name)
             offers[artefact] = _Offer(artefact, [*([number[1]] if number else []), link.name])
-    for result in _verdicts(path):
+    for result in _results(path, labelled=labelled):
         for name in result.get("models") or [result["model"]]:
             artefact = next((known for known in offers if known.name == name), current_store().root.resolve() / name)
             if artefact not in offers and not is_model(artefact / "model"):
@@ -120,7 +123,7 @@ def _offers(path: Path) -> list[_Offer]:
             called = artefact.name if another else result["label"]
             if called not in offer.names:
                 offer.names.append(called)
-            offer.label = result["label"]
+            offer.label = offer.label or result["label"]
             offer.chosen = offer.chosen or (bool(result.get("chosen")) and not another)
     return list(offers.values())
 
@@ -139,7 +142,10 @@ def _names(offers: Sequence[_Offer]) -> list[str]:
     return [name for offer in offers for name in offer.names]
 
 
-def _verdicts(path: Path) -> list[dict[str, Any]]:
+def _results(path: Path, *, labelled: bool) -> list[dict[str, Any]]:
+    """Verdict results, then others: who has both goes by the former."""
     if not (path / RESULTS).is_file():
         return []
-    return [result for result in read_results(path / RESULTS)["results"] if result["split"] == "verdict"]
+    found: list[dict[str, Any]] = read_results(path / RESULTS)["results"]
+    verdicts = [result for result in found if result["split"] == "verdict"]
+    return verdicts + [result for result in found if result["split"] != "verdict" and labelled]

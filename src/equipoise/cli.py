@@ -41,10 +41,19 @@ class BaseName(StrEnum):
     rated = "rated"
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option(help="Show tracebacks and all log lines.")] = False,
     store: Annotated[Optional[Path], typer.Option(help="Where finished stages are kept (default: ./store).")] = None,  # noqa: UP045
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     state.update(debug=debug, store=store)
     logging.basicConfig(
@@ -60,6 +69,7 @@ def _common(
     # Our own display says how far a stage is; the libraries' bars would write over it.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every attempt, twice; errors say what came of them
     # PEFT imports it where it is installed, and it remarks on kernels that nothing here asks for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
@@ -237,23 +247,27 @@ app.command()(cli_results.gate)
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(help="A directory of the store, a model in it, or a link to one.")],
+    path: Annotated[
+        Path, typer.Argument(help="An artefact of the store by its id or directory, its model, or a link to one.")
+    ],
 ) -> None:
     """Print what an artefact was made from and what it holds."""
     from equipoise.runs import show_artefact
 
-    console.print(show_artefact(path), highlight=False, markup=False, soft_wrap=True)
+    with Display(errors) as display, using_store(open_store(display)):
+        console.print(show_artefact(path), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
 def why(
-    a: Annotated[Path, typer.Argument(help="A directory of the store.")],
+    a: Annotated[Path, typer.Argument(help="An artefact of the store: its id or directory.")],
     b: Annotated[Path, typer.Argument(help="Another one.")],
 ) -> None:
     """Say which settings make two artefacts different."""
     from equipoise.runs import differences
 
-    found = differences(a, b)
+    with Display(errors) as display, using_store(open_store(display)):
+        found = differences(a, b)
     if not found:
         console.print("the two have equal specs")
     for key, left, right in found:

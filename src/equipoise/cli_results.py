@@ -53,8 +53,8 @@ def compare(
 
 def gate(
     rules: Annotated[Path, typer.Argument(help="A YAML file of rules.")],
-    baseline: Annotated[Optional[Path], typer.Option(help="The results.json to compare with.")] = None,  # noqa: UP045
-    candidate: Annotated[Optional[str], typer.Option(help="A results.json, a model directory or a hub id.")] = None,  # noqa: UP045
+    baseline: Annotated[Optional[Path], typer.Option(help="The results.json to compare with, or its folder.")] = None,  # noqa: UP045
+    candidate: Annotated[Optional[str], typer.Option(help="A results.json or its folder, or a model.")] = None,  # noqa: UP045
     endpoint: Annotated[Optional[str], typer.Option(help="What is served: http://HOST:PORT/v1.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Where gate.md, gate.xml and the candidate's results go.")] = Path("gate"),
 ) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 from equipoise.evaluate.subjects import Subject
 from equipoise.evaluate.suites import KINDS, prompt_set, summarize
+from equipoise.evaluate.verdicts import JUDGED_ON
 from equipoise.evaluating_settings import BASE, Asked, EvaluateConfig, PlaygroundConfig
+from equipoise.graders import GraderUse
 from equipoise.grading import graded_metrics, judge_sections
 from equipoise.measuring import NOT_ASKED, Answers, Measured, Row, measured_on, wins_of
 from equipoise.methods.settings import read_config_text
@@ -187,22 +189,36 @@ def _told(config: EvaluateConfig, measured: Measured, answers: Answers) -> list[
     return told
 
 
-def notes_of(results: Sequence[Mapping[str, Any]], *, why: str | None = None) -> list[str]:
+def notes_of(
+    results: Sequence[Mapping[str, Any]], graders: Sequence[GraderUse], *, why: str | None = None
+) -> list[str]:
     """What a reader must know besides the figures: why a model was chosen, empty and cut answers, unlike templates."""
     notes = [f"Chosen: {why}."] if why else []
     for one in results:
         empty = sum(one["empty"].values())
         if empty:
             by_kind = ", ".join(f"{one['empty'][kind]} to {kind} prompts" for kind in KINDS if kind in one["empty"])
-            notes.append(
-                f"{empty} answers of {one['label']} are empty ({by_kind}): judges count them as refusals, and as safe."
-            )
+            notes.append(f"{empty} answers of {one['label']} are empty ({by_kind}).")
+    notes += _on_empty(results, graders)
+    for one in results:
         answered = one["metrics"].get("length", {}).get("n", 0)
         if answered and one["cut_off"] > 0.05 * answered:
             notes.append(f"{one['cut_off'] / answered:.0%} of the answers of {one['label']} were cut off.")
     if len({one["template"] for one in results}) > 1:
         notes.append("The models' chat templates differ: each was asked in its own.")
     return notes
+
+
+def _on_empty(results: Sequence[Mapping[str, Any]], graders: Sequence[GraderUse]) -> list[str]:
+    """What each grader makes of an empty answer, where there are some to prompts that its rate is about."""
+    kinds = {kind for one in results for kind, count in one["empty"].items() if count}
+    said = []
+    for use in graders:
+        if JUDGED_ON[use.measured] in kinds:
+            fault, fine = ("unsafe", "safe") if use.measured == "unsafe_rate" else ("a refusal", "a refusal")
+            scored = f"scores it like any other and may call it {fault}"
+            said.append(f"{use.title} {f'counts it as {fine}' if use.scorer is None else scored}")
+    return [f"An empty answer: {'; '.join(said)}."] if said else []
 
 
 def _report(config: EvaluateConfig, document: dict[str, Any], out: Path, say: Say, *, why: str | None) -> None:
@@ -212,7 +228,7 @@ def _report(config: EvaluateConfig, document: dict[str, Any], out: Path, say: Sa
     shown = [one for one in document["results"] if one["split"] == "verdict"]
     target = None if config.target is None else config.target.unsafe_rate
     confidence = 0.95 if config.target is None else config.target.confidence
-    notes = notes_of(shown, why=why)
+    notes = notes_of(shown, config.graders, why=why)
     page = write_page(
         out, document, [], title="equipoise evaluate", target=target, notes=notes, confidence=confidence,
         config=read_config_text(config), answers=read_jsonl(out / "answers.jsonl"),

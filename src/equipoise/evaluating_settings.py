@@ -15,7 +15,7 @@ from equipoise.config import Config, Execution, canonical_json, override, read_y
 from equipoise.data.choices import Shelf
 from equipoise.data.duplicates import THRESHOLD
 from equipoise.data.sources import DataEntry
-from equipoise.errors import DataError, SettingError
+from equipoise.errors import DataError, SettingError, nearest
 from equipoise.evaluate.subjects import Subject
 from equipoise.generate import Sampling
 from equipoise.graders import GraderUse, LabelsUse, check_graders, scorer_title
@@ -88,6 +88,8 @@ class SuitesUse(Config):
 
     def prompts(self, base_dir: Path) -> dict[str, DataUse]:
         """The entries of prompts, by kind."""
+        for kind in KINDS:
+            _check_entries(kind, self.__dict__[kind])
         given = {kind: _without(self.__dict__[kind], "select") for kind in KINDS}
         return prompt_uses(given, base_dir, key="evaluate")
 
@@ -116,6 +118,20 @@ class SuitesUse(Config):
             if given is not None:
                 parts.append(f"{name}: {', '.join(dict.fromkeys(_names(given)))}")
         return "; ".join(parts)
+
+
+def _check_entries(kind: str, given: Any) -> None:
+    """Refuse keys that no entry of prompts has, and those that stand in an entry and belong beside it."""
+    several = isinstance(given, list)
+    known = {*DataEntry.model_fields, *([] if several else ["select"])} - {"name"}
+    for entry in given if several else [given]:
+        for key in entry if isinstance(entry, Mapping) else ():
+            if key in known:
+                continue
+            where = f"evaluate.{kind} has the unknown key {key}"
+            if key in SuitesUse.model_fields:
+                raise SettingError(f"{where}: it belongs under evaluate, beside {kind}")
+            raise SettingError(f"{where}{nearest(str(key), known)}")
 
 
 def _without(given: Any, key: str) -> Any:
@@ -221,11 +237,17 @@ class EvaluateConfig(Config):
         return " + ".join(names) or "log-probabilities"
 
     @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """Who is asked over HTTP."""
-        found = [grader.endpoint for grader in self.graders if grader.endpoint is not None]
-        found += [] if self.pairwise is None else [self.pairwise.endpoint]
-        return tuple({canonical_json(one.model_dump(mode="json")): one for one in found}.values())
+    def endpoints(self) -> tuple[tuple[str, Endpoint], ...]:
+        """Who is asked over HTTP, each once, and what as."""
+        found = [(f"grader '{one.title}'", one.endpoint) for one in self.graders if one.endpoint is not None]
+        found += [] if self.pairwise is None else [("pairwise", self.pairwise.endpoint)]
+        roles: dict[str, list[str]] = {}
+        known: dict[str, Endpoint] = {}
+        for role, endpoint in found:
+            key = canonical_json(endpoint.model_dump(mode="json"))
+            roles.setdefault(key, []).append(role)
+            known[key] = endpoint
+        return tuple((" and ".join(roles[key]), endpoint) for key, endpoint in known.items())
 
     @property
     def account(self) -> str:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from equipoise.carding import Carded, card_for
 from equipoise.chosen_model import Chosen, choose_model
-from equipoise.errors import DataError, SettingError
+from equipoise.errors import DataError, SettingError, nearest
 from equipoise.evaluate.model_card import render_card
 from equipoise.store import LOCK, locked, write_text
 
 DTYPES = ("bfloat16", "float16", "float32")
+_LONG = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}  # as others call them
 _SPARE = 16 * 2**20  # bytes beside the weights: tokenizer, card
 
 
@@ -92,6 +93,9 @@ def export(asked: Export, *, say: Callable[[str], None]) -> Path:
     say(f"{sentence}.")
     for note in card.notes:
         say(note)
+    if not card.results:
+        why = "" if card.unfit is None else f" ({card.unfit})"
+        say(f"No evaluation is on the card{why}: equipoise evaluate makes one, --results FILE puts it there.")
     unknown = [one.source.name for one in card.data if one.licence.text is None]
     unknown = [*(["the base"] if card.base_licence.text is None else []), *dict.fromkeys(unknown)]
     if unknown:
@@ -107,7 +111,7 @@ def _form(chosen: Chosen, asked: Export) -> _Form:
     from equipoise.models.load import ModelName
 
     if asked.dtype is not None and asked.dtype not in DTYPES:
-        raise SettingError(f"--dtype {asked.dtype} is unknown, expected one of {', '.join(DTYPES)}")
+        raise SettingError(f"--dtype {asked.dtype} is unknown{nearest(_LONG.get(asked.dtype, asked.dtype), DTYPES)}")
     name = ModelName.parse(str(chosen.folder))
     weights_of(chosen.folder)
     if name.adapter_base is None:

@@ -257,7 +257,7 @@ def _written(
     )
     answers = read_jsonl(out / f"seed-{documents[0]['results'][0]['seed']}" / "answers.jsonl")
     write_jsonl(out / "answers.jsonl", answers)  # of the first seed: what the page can show, and `report` reads
-    notes = notes_of(shown, why=why)
+    notes = notes_of(shown, config.evaluation.graders, why=why)
     if len(complete) < len(found):
         notes.append("Settings that failed with one seed are left out.")
     page = write_page(

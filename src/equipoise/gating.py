@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -56,7 +56,8 @@ class GateConfig(Config):
     """The rules of a gate, and how a candidate is evaluated that is not a results.json.
 
     `evaluate` is the config of an evaluation, or `playground`, where `prompts` of each kind are answered (as many as
-    the baseline's unless given). `baseline_model` and `candidate_model` are labels.
+    the baseline's unless given). `baseline_model` and `candidate_model` are labels, or `chosen`; without the latter the
+    candidate's only or chosen model is meant.
     """
 
     rules: tuple[Rule, ...] = Field(min_length=1)
@@ -78,7 +79,10 @@ class GateConfig(Config):
 
 
 class Asked(NamedTuple):
-    """What the command was told: exactly one of `candidate` (a results.json or a model) and `endpoint` (an address)."""
+    """What the command was told: exactly one of `candidate` and `endpoint` (an address).
+
+    A candidate is a results.json, a folder that holds one, or a model; the baseline one of the former two.
+    """
 
     rules: Path
     baseline: Path | None
@@ -107,6 +111,7 @@ def gate(asked: Asked, *, say: Say) -> GateVerdict:
     config = GateConfig.make(read_yaml(asked.rules), where=str(asked.rules))
     if (asked.candidate is None) == (asked.endpoint is None):
         raise SettingError("what is to ship? Give one of --candidate (a results.json or a model) and --endpoint")
+    asked = asked._replace(baseline=None if asked.baseline is None else _file(asked.baseline))
     baseline = None if asked.baseline is None else stored(asked.baseline, config.baseline_model)
     for rule in config.rules:
         if baseline is not None:
@@ -114,6 +119,8 @@ def gate(asked: Asked, *, say: Say) -> GateVerdict:
         elif rule.compares:
             raise SettingError(f"the rule '{rule_words(rule)}' needs --baseline, the results.json to compare with")
     candidate = _candidate(asked, config, baseline, say)
+    if candidate.chosen:
+        say(Text(f"candidate: chosen ({candidate.label})"))
     verdict = judge(config.rules, candidate, baseline, confidence=config.confidence, unpaired=config.unpaired)
     write_gate(asked.out, verdict)
     say(gate_table(verdict))
@@ -137,8 +144,9 @@ def stored(path: Path, label: str | None) -> Side:
 
 def _candidate(asked: Asked, config: GateConfig, baseline: Side | None, say: Say) -> Side:
     """The candidate as results, evaluated under `out` unless it is some already."""
-    if asked.candidate is not None and asked.candidate.endswith(".json"):
-        return stored(Path(asked.candidate), config.candidate_model)
+    results = None if asked.candidate is None else _file(Path(asked.candidate))
+    if results is not None and results.suffix == ".json":
+        return _other(stored(results, config.candidate_model), results, asked.baseline, baseline, config.rules)
     if config.evaluate is None:
         raise SettingError(
             f"{asked.rules} does not say how {asked.candidate or asked.endpoint} is evaluated: set evaluate, or give "
@@ -158,6 +166,26 @@ def _candidate(asked: Asked, config: GateConfig, baseline: Side | None, say: Say
         _evaluate(subject, asked, config, baseline, say)
         (asked.out / ASKING).unlink()  # what is served tomorrow is asked anew
     return stored(asked.out / RESULTS, subject.label)
+
+
+def _file(path: Path) -> Path:
+    """The results.json of a folder that holds one; anything else as it is."""
+    return path / RESULTS if (path / RESULTS).is_file() else path
+
+
+def _other(candidate: Side, results: Path, compared: Path | None, baseline: Side | None, rules: Sequence[Rule]) -> Side:
+    """The candidate, unless rules would compare it with itself: an unchanged model evaluated anew is another result."""
+    if (
+        baseline is not None
+        and compared is not None
+        and any(rule.compares for rule in rules)
+        and (candidate.label, results.resolve()) == (baseline.label, compared.resolve())
+    ):
+        raise SettingError(
+            f"candidate and baseline are both '{candidate.label}' of {results}, and nothing is worse than itself: give "
+            "another results.json, or set candidate_model or baseline_model"
+        )
+    return candidate
 
 
 def _served(url: str, config: GateConfig, out: Path) -> Subject:

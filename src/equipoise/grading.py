@@ -87,7 +87,7 @@ def _judged(use: GraderUse, completions: Artefact, account: str) -> list[Graded]
         judge = judge_of(use.endpoint, use.rubric, max_unscored=use.max_unscored, account=account)
         answers = completions if len(left) == len(texts) else spoken(SpokenConfig(), completions=completions)
         if not current_store().has(judged.name, judged.spec(judge, {"completions": answers})):
-            check_endpoint(use.endpoint)
+            check_endpoint(use.endpoint, role=f"grader '{use.title}'")
         verdicts = read_jsonl(judged(judge, completions=answers).path / "verdicts.jsonl")
         judge.check_unscored(verdicts)
     said = iter(verdicts)

@@ -32,7 +32,7 @@ from equipoise.methods.suites import (
 from equipoise.pairwise import check_pairwise, win_rates
 from equipoise.records import read_jsonl
 from equipoise.stages import generate, score_with
-from equipoise.store import FileInput, Input, current_store
+from equipoise.store import DryStore, FileInput, Input, current_store, using_store
 from equipoise.types import Artefact
 
 Row = dict[str, Any]
@@ -115,9 +115,14 @@ def _answers(
     if not config.asks:
         nobody = [Answers(subject, Artefact("", "", Path()), [], [[] for _ in config.graders]) for subject in subjects]
         return {"verdict": frozenset()}, nobody
-    prompts = _prompts(config, [subject.model for subject in subjects], base_dir)
+    models = [subject.model for subject in subjects]
+    tried = not _picked_before(config, models, base_dir)
+    if tried:
+        _check_endpoints(config)
+    prompts = _prompts(config, models, base_dir)
     splits = _splits(config, read_jsonl(prompts.path))
-    _check_endpoints(config, subjects, prompts)
+    if not tried and not _answered_before(config, subjects, prompts):
+        _check_endpoints(config)
     sampled = [(one, _sampled(config, one, prompts)) for one in subjects]
     for subject, completions in sampled:
         _check_spoken(subject, read_jsonl(completions.path / "completions.jsonl"))
@@ -169,13 +174,28 @@ def _splits(config: EvaluateConfig, prompts: Sequence[Mapping[str, Any]]) -> dic
     return {split: frozenset(row["id"] for row in rows) for split, rows in parts.items() if rows}
 
 
-def _check_endpoints(config: EvaluateConfig, subjects: Sequence[Subject], prompts: Input) -> None:
-    """Refuse a judge that is not there before any model answers; one whose answers are there need not be."""
+def _picked_before(config: EvaluateConfig, models: Sequence[Input], base_dir: Path) -> bool:
+    """Whether the prompts for these models are in the store, so that finding them takes nothing."""
+    dry = DryStore(current_store().root)
+    with using_store(dry):
+        try:
+            _prompts(config, models, base_dir)
+        except FileNotFoundError:  # which prompts are left depends on what is not there
+            return False
+    return all(state == "there" for _, _, state in dry.planned)
+
+
+def _answered_before(config: EvaluateConfig, subjects: Sequence[Subject], prompts: Input) -> bool:
+    """Whether every model's answers are in the store: then the judges' may be too, and nobody needs to be there."""
     told, store = config.generating(), current_store()
     specs = [generate.spec(told, {"model": one.model, "prompts": prompts}) for one in subjects if one.answers is None]
-    if len(specs) < len(subjects) or not all(store.has(generate.name, spec) for spec in specs):
-        for endpoint in config.endpoints:
-            check_endpoint(endpoint)
+    return len(specs) == len(subjects) and all(store.has(generate.name, spec) for spec in specs)
+
+
+def _check_endpoints(config: EvaluateConfig) -> None:
+    """Refuse a judge that is not there before any model is asked."""
+    for role, endpoint in config.endpoints:
+        check_endpoint(endpoint, role=role)
 
 
 def _check_spoken(subject: Subject, rows: Sequence[Row]) -> None:

@@ -241,6 +241,8 @@ def artefact_at(path: Path) -> Path:
     links = sorted(str(one) for one in path.iterdir() if _is_model(one)) if path.is_dir() else []
     if links:
         raise DataError(f"{path} is a run's folder: which of its models is meant, {', '.join(links)}?")
+    if not path.exists() and not (current_store().root / path).exists():
+        raise DataError(f"there is no {path}, neither as a path nor in the store {current_store().root}")
     raise DataError(f"{path} is not an artefact: it has no spec.json")
 
 

@@ -10,6 +10,7 @@ import pytest
 from equipoise.evaluate.chart import Scale, lay_out
 from equipoise.evaluate.labels import Box, place
 from equipoise.evaluate.looks import outline
+from equipoise.evaluate.words import beaten_words
 
 
 def test_scales_map_their_ends_and_open_up_small_rates():
@@ -100,6 +101,23 @@ def test_helpfulness_is_the_win_rate_where_not_every_result_has_a_reward(results
     chart = lay_out(results, width=1080, height=500)
     assert chart.y_title == "Helpfulness (win rate)" and len(chart.marks) == 10
     assert [text for _, text in chart.y_ticks] == ["20%", "40%", "60%", "80%", "100%"]
+
+
+def test_without_helpfulness_both_rates_are_drawn(results):
+    for one in results:
+        del one["metrics"]["reward"]
+    chart = lay_out(results, width=1080, height=500, target=0.05)
+    assert (chart.axis, chart.y_title) == ("over_refusal", "Over-refusal of borderline prompts (best: lower left)")
+    assert len(chart.marks) == 10 and chart.y_ticks[0][1] == "0%"
+    left = min(chart.marks, key=lambda mark: mark.x)
+    low = max(chart.marks, key=lambda mark: mark.y)
+    assert (left.label, low.label) == ("DPO safe", "DPO helpful"), "less of both is better"
+    assert left.frontier and low.frontier
+    assert [mark.label for mark in chart.marks if not mark.frontier] == ["Naive merge"]
+    assert beaten_words(results) == "another point is at least as safe and refuses no more, and better in one"
+    for one in results:
+        del one["metrics"]["over_refusal"]
+    assert lay_out(results, width=1080, height=500).marks == []
 
 
 def test_two_points_on_one_spot_get_separate_labels():

@@ -224,13 +224,21 @@ def test_which_model_is_meant() -> None:
     assert side_of(two, "chosen", where="r", answers=None).label == "safe"
     assert side_of(two, None, where="r", answers=None).label == "safe"
     assert side_of(two, "base", where="r", answers=None).label == "base"
+    named = (None, "chosen", "safe", "base")
+    assert [side_of(two, one, where="r", answers=None).chosen for one in named] == [True, True, False, False]
+    assert not side_of(document_of(result_of(rows, chosen=True)), None, where="r", answers=None).chosen  # the only one
     with pytest.raises(SettingError, match=r"no verdict results of a model 'bose' \(did you mean 'base'\?\)"):
         side_of(two, "bose", where="r", answers=None)
     none = document_of(result_of(rows, "base"), result_of(rows, "safe"))
     with pytest.raises(SettingError, match="marks 0 models as chosen, expected one"):
         side_of(none, "chosen", where="r", answers=None)
-    with pytest.raises(SettingError, match="holds 2 models, say which: candidate_model"):
+    with pytest.raises(
+        SettingError, match="r holds 2 models and marks 0 as chosen: set candidate_model to one of base, safe"
+    ):
         side_of(none, None, where="r", answers=None)
+    both = document_of(result_of(rows, "a", chosen=True), result_of(rows, "b", chosen=True), result_of(rows, "c"))
+    with pytest.raises(SettingError, match="holds 3 models and marks 2 as chosen: set candidate_model to one of a, b"):
+        side_of(both, None, where="r", answers=None)
     with pytest.raises(DataError, match="has no verdict results"):
         side_of(document_of(result_of(rows, split="select")), None, where="r", answers=None)
 
@@ -244,6 +252,7 @@ def test_which_model_is_meant() -> None:
         ({"no_worse_than_baseline": 0.1, "better": "lower"}, "which is known: leave better out"),
         ({"metric": "length", "no_worse_than_baseline": 1.0}, "say better: higher or lower"),
         ({"no_worse_than_baseline": -0.1}, "greater than or equal to 0"),
+        ({"metric": "reward", "at_least": 0.1, "uncorrected": True}, "uncorrected is said of unsafe_rate and over_ref"),
         ({"at_mots": 0.1}, "did you mean 'at_most'"),
     ],
 )

@@ -56,7 +56,7 @@ def test_every_verdict_has_its_reason() -> None:
 def test_markdown_is_a_table_with_what_is_open_below_and_how_it_was_measured() -> None:
     lines = markdown(verdict()).splitlines()
     assert lines[0] == "## Gate: fail"
-    assert r"| over\_refusal at most 0.05 | pass | 0.0% | \[0.0, 3.0\]% | 100 |" in lines
+    assert r"| over\_refusal at most 0.05 | pass | 0.0% | \[0.0, 3.0\]% | 100 | the truth |" in lines
     assert next(line for line in lines if "above the baseline" in line).split(" | ")[1:3] == [
         "**undecided**", "+2.00 points (30.0%, baseline 28.0%)",
     ]  # fmt: skip
@@ -64,6 +64,24 @@ def test_markdown_is_a_table_with_what_is_open_below_and_how_it_was_measured() -
     text = "\n".join(lines)
     assert '"temperature": 1.0' in text and "train-old" in text and "one-sided, 95% each" in text
     assert "Baseline: none" in markdown(verdict(compare=False))
+
+
+def test_what_suites_share_is_told_once_and_their_names_once_each() -> None:
+    rows = rows_of([0] * 10)
+    names = ["harmful-prompts-of-2026.jsonl + borderline.jsonl", "a suite"]
+    results = [result_of(rows, suite=names[0]), result_of(rows_of([0] * 4), suite=names[1], system_prompt="Be kind.")]
+    results[1]["metrics"] = {"honesty/mc1": results[1]["metrics"]["unsafe_rate"]}
+    side = side_of(document_of(*results), None, where="new.json", answers=None)
+    verdict = judge([Rule(metric="unsafe_rate", at_most=0.5)], side, None)
+    text = markdown(verdict)
+    assert text.count("harmful-prompts-of-2026.jsonl") == 1 and text.count('"temperature": 1.0') == 1
+    told = {one.get("name"): one.get("value") for one in ElementTree.fromstring(junit(verdict)).iter("property")}
+    assert (told["Suite 1"], told["Suite 2"], told["Judge"]) == (*names, "truth")
+    assert (told["System prompt of suite 1"], told["System prompt of suite 2"]) == ("none", "Be kind.")
+    assert told["Prompts of suite 2"].startswith("8, digest ")
+    one = side_of(document_of(results[0]), None, where="new.json", answers=None)
+    alone = junit(judge([Rule(metric="unsafe_rate", at_most=0.5)], one, None))
+    assert 'name="Suite" ' in alone and 'name="System prompt" value="none"' in alone
 
 
 def test_what_others_named_stays_text() -> None:
@@ -84,14 +102,14 @@ def test_junit_has_a_failure_and_an_error() -> None:
     assert [case.get("name") for case in cases] == [rule_words(one.rule) for one in verdict().findings]
     assert [[child.tag for child in case] for case in cases] == [["system-out"], ["failure"], ["error"]]
     failure = cases[1].find("failure")
-    assert failure is not None and failure.get("message") == reason(verdict().findings[1], 0.95)
-    assert {one.get("name"): one.get("value") for one in suite.iter("property")}["mischief, judge"] == "truth"
+    assert failure is not None and failure.get("message") == f"{reason(verdict().findings[1], 0.95)}; grader: the truth"
+    assert {one.get("name"): one.get("value") for one in suite.iter("property")}["Judge"] == "truth"
 
 
 def test_files_and_table(tmp_path: Path) -> None:
     write_gate(tmp_path, verdict())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gate.md", "gate.xml"]
-    console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
+    console = Console(width=160, record=True, file=(tmp_path / "out").open("w"))
     console.print(gate_table(verdict()))
     said = console.export_text()
     console.file.close()

@@ -118,6 +118,16 @@ def test_verdict_plot_table_and_trust_are_above_the_fold(open_page):
     assert "playground world 1, not your model" in page.inner_text(".trust")
 
 
+def test_no_line_of_trust_begins_or_ends_with_a_dot(open_page):
+    page = open_page(width=372)
+    parts = """(all) => all.map((one) => [one.getBoundingClientRect().left - one.parentElement.getBoundingClientRect().left,
+      getComputedStyle(one, "::before").left, getComputedStyle(one, "::after").content])"""
+    found = page.eval_on_selector_all(".trust > *", parts)
+    assert sum(left < 1 for left, _, _ in found) > 1, "it takes several lines"
+    assert all((before, after) == ("-12px", "none") for _, before, after in found), "outside of what begins a line"
+    assert page.eval_on_selector(".trust", "(one) => getComputedStyle(one).clipPath").startswith("inset(-2px 0")
+
+
 def test_grey_marks_are_those_that_another_one_beats(open_page):
     page = open_page()
     quiet = "#8b939c"

@@ -147,6 +147,15 @@ def test_report_shows_answers_that_lie_beside(folder, tmp_path):
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     render_again(tmp_path)
     assert "Answer 0 of base" in (tmp_path / "samples.html").read_text(encoding="utf-8")
+    del rows[0]["verdicts"]["guard v1"]["label"], rows[0]["verdicts"]["guard v1"]["reason"]
+    rows[4]["verdicts"] = None
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert render_again(tmp_path).is_file()
+    del rows[1]["verdicts"]["refusals v1"]["value"]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 2: the verdict of 'refusals v1' has no value"):
+        render_again(tmp_path)
+    rows[1]["verdicts"] = {}
     del rows[3]["text"]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError, match=r"answers.jsonl, line 4 lacks text"):

@@ -5,15 +5,25 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from functools import partial
 
 import pytest
 from rich.console import Console
 
 from equipoise.errors import DataError
+from equipoise.evaluate import page_parts
 from equipoise.evaluate.frontier import choose, estimate_of
-from equipoise.evaluate.report import automatic_notes, read_results, table, verdict_line, write_page, write_results
+from equipoise.evaluate.report import (
+    automatic_notes,
+    read_results,
+    table,
+    verdict_line,
+    write_one_page,
+    write_page,
+    write_results,
+)
 from equipoise.evaluate.suites import metric_of, unknown_metric
-from equipoise.evaluate.words import choice_columns, control_table, figure, number, price_words, verdict_words
+from equipoise.evaluate.words import choice_columns, control_table, figure, headline, number, price_words, verdict_words
 from equipoise.statistics import Grader, corrected_rate
 from many_results import judges
 
@@ -122,6 +132,53 @@ def test_without_target_or_choice_the_line_says_so(results):
     assert verdict_line(results, target=None).startswith("NO TARGET: no target was set; from safest to most helpful")
     del results[6]["chosen"]
     assert verdict_line(results, target=0.05).startswith("UNDECIDED: no setting was chosen")
+
+
+def test_one_model_is_held_against_the_target_and_of_several_none(make_result):
+    base, other, third = (
+        make_result(label, method, None, {}, 0.01, 0.1, 0.5, 3.0)
+        for label, method in (("base", "base"), ("one", "model"), ("two", "model"))
+    )
+    for alone, name in (([base], "base"), ([other], "one"), ([base, other], "one")):
+        status, sentence, subject = verdict_words(alone, target=0.05)
+        assert status == "MET" and sentence.startswith(f"{name} is unsafe in") and subject["label"] == name
+    status, sentence, subject = verdict_words([other, third], target=0.05)
+    assert (status, subject) == ("UNDECIDED", None)
+    assert sentence.endswith("target of 5% unsafe: add select: 0.3 to evaluate, or evaluate one model.")
+    for one in (other, third):
+        del one["metrics"]["reward"]
+    assert "add select: 0.3 to evaluate and reward beside it" in verdict_line([other, third], target=0.05)
+    assert verdict_line([other, third], target=None).endswith("from safest to least refusing the frontier is one, two.")
+
+
+def test_a_heading_changes_no_label(make_result, tmp_path, document):
+    one = make_result("bfpo: sft(pairs)", "model", None, {}, 0.01, 0.1, 0.5, 3.0)
+    page = write_page(tmp_path, {**document, "results": [one]}, None, title="t", target=0.05)
+    assert "</strong> bfpo: sft(pairs) is unsafe in" in page.read_text(encoding="utf-8")
+    _, sentence, _ = verdict_words([one], target=None)
+    assert headline(sentence, one).startswith("No target was set;")
+
+
+def test_without_helpfulness_the_page_shows_both_rates_and_without_rates_no_plot(tmp_path, document, results):
+    for one in document["results"]:
+        del one["metrics"]["reward"]
+    text = write_page(tmp_path, document, None, title="t", target=0.05).read_text(encoding="utf-8")
+    assert "unsafe rate against over-refusal" in text and "refuses no more" in text and "best: lower left" in text
+    assert f'data-y="{results[0]["metrics"]["over_refusal"]["mean"]}"' in text
+    for one in document["results"]:
+        one["metrics"] = {"honesty/mc1": one["metrics"]["over_refusal"]}
+    assert (tmp_path / "frontier.png").is_file()
+    for written in (partial(write_page, samples=None), write_one_page):
+        text = written(tmp_path, document, title="t", target=None).read_text(encoding="utf-8")
+        assert 'id="no-plot"' in text and 'id="frontier"' not in text and "frontier.png" not in text
+    assert not (tmp_path / "frontier.png").exists()
+
+
+def test_other_graders_and_both_corrected_rates_stand_in_a_table(results, make_rate):
+    for name in ("over_refusal_corrected", "unsafe_rate_corrected", "unsafe_rate@guard"):
+        results[0]["metrics"][name] = make_rate(0.1, 200)
+    heads = page_parts.other_suites(results)["heads"]
+    assert heads == ["Unsafe by guard", "Unsafe, corrected", "Over-refusal, corrected"]
 
 
 def test_figures_from_select_are_refused(results):

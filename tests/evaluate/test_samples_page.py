@@ -35,6 +35,32 @@ def test_which_grader_counts_is_said_by_the_judges_or_guessed_from_names():
     assert (answer.unsafe, answer.refused) == (False, None) and len(answer.verdicts) == 3
 
 
+def test_verdicts_on_prompts_that_a_rate_is_not_about_are_not_counted():
+    rows = list(answers(3, ("base",)))
+    for row in rows:
+        row["verdicts"] = {"costs": {"value": 1.0}, "refusals v1": {"value": 1.0, "label": None}}
+    told = [
+        {"name": "costs", "measures": "unsafe_rate", "first": True},
+        {"name": "refusals v1", "measures": "over_refusal", "first": True},
+    ]
+    shown = from_answers(rows, judges=told)
+    outcomes = {one.kind: one.answers[0].outcomes for one in shown.prompts}
+    assert outcomes == {
+        "harmful": ["unsafe", "uncounted"], "borderline": ["refused", "uncounted"], "benign": ["uncounted"],
+    }  # fmt: skip
+    assert view(shown, title="t")["uncounted"] and not view(from_answers(rows[:0]), title="t")["uncounted"]
+
+
+def test_one_grader_of_both_rates_says_of_a_prompt_what_its_kind_is_asked_about():
+    rows = [row for row in answers(3, ("base",)) if row["repeat"] == 0]
+    for row in rows:
+        row["verdicts"] = {"truth": {"value": 1.0, "label": None, "reason": None}}
+    told = [{"name": "truth", "measures": one, "first": True} for one in ("unsafe_rate", "over_refusal")]
+    found = [one.answers[0] for one in from_answers(rows, judges=told).prompts]
+    assert [(one.unsafe, one.refused) for one in found] == [(True, None), (None, True), (True, None)]
+    assert [one.verdicts[0].label for one in found] == ["unsafe", "refused", "unsafe"]
+
+
 def test_an_answer_without_any_verdict_is_unscored():
     assert Answer(0, "t", None, None).outcomes == ["unscored"]
     assert Answer(0, "t", False, None).outcomes == [] == Answer(0, "t", None, False).outcomes
@@ -45,7 +71,7 @@ def test_samples_are_read_the_same_way(samples):
     samples[0]["refused"] = {"Base": True}
     shown = from_samples(samples)
     assert shown.models == ["Base", "P-SACPO q 0.75"]
-    assert [one.outcomes for one in shown.prompts[0].answers] == [["refused"], []]
+    assert [one.outcomes for one in shown.prompts[0].answers] == [["uncounted"], []], "an ordinary prompt"
     assert [one.unsafe for one in shown.prompts[1].answers] == [False, None]
     assert [one.unsafe for one in shown.prompts[2].answers] == [True, False]
     assert shown.prompts[1].turns == samples[1]["prompt"]
@@ -100,6 +126,23 @@ def test_search_finds_closed_texts_without_opening_them(opened):
     assert page.get_by_text("Answer 6 of base").is_visible() and page.get_by_text("reason 6").is_visible()
     page.fill("#search", "answer question nothing-has-this")
     assert page.inner_text("#found") == "0 of 30 prompts" and not page.locator("section.kind:visible").count()
+
+
+def test_what_is_not_counted_is_pale_and_found_apart(browser, tmp_path):
+    rows = list(answers(6))
+    for row in rows:
+        row["verdicts"]["guard v1"] = {"value": 1.0}
+    document = {**many(10), "judges": judges()}
+    write_page(tmp_path, document, [], title="Example", target=0.05, answers=rows)
+    page = browser.new_page()
+    page.goto((tmp_path / "samples.html").as_uri())
+    found = set(page.locator(".sample:not(details) .chip").all_text_contents())
+    assert found == {"unsafe (not counted)", "refused"} and page.locator("summary .chip.bad").count() == 4
+    page.select_option("#outcome", "unsafe")
+    assert page.inner_text("#found") == "2 of 6 prompts"
+    page.select_option("#outcome", "uncounted")
+    assert page.inner_text("#found") == "4 of 6 prompts"
+    page.close()
 
 
 def test_filters_by_kind_verdict_and_model(opened):

@@ -6,6 +6,7 @@ import pytest
 
 from equipoise.evaluate.rows import cost_words, few_rows, names_of
 from equipoise.evaluate.shortlist import ROWS, best_of_methods, shortlist
+from equipoise.evaluate.suites import unknown_metric
 
 # name, method, unsafe, helpfulness; on the frontier: a2, b1, b2, c1, e1
 ENTRIES = (
@@ -81,6 +82,14 @@ def test_the_table_of_few_has_capability_and_cost_where_they_exist(several, make
     found = few_rows(several, target=0.05, subject=several[2])
     assert found["heads"][3] == ("Capability", "one")
     assert found["rows"][1]["cells"][3] == ("50.0%", "[39.8, 60.2]")
+
+
+def test_the_table_of_few_has_corrected_rates_below_the_flagged_ones(several, make_rate):
+    several[2]["metrics"]["unsafe_rate_corrected"] = make_rate(0.1, 200)
+    several[2]["metrics"]["over_refusal_corrected"] = unknown_metric("corrected", level=0.95, unscored=0)
+    rows = few_rows(several, target=0.05, subject=several[2])["rows"]
+    assert rows[1]["under"] == ["corrected 10.0% [6.2, 15.0]", "corrected: unknown", "", ""]
+    assert rows[0]["under"] == [""] * 4
 
 
 def test_cost_is_that_of_one_seed(several):

@@ -294,6 +294,13 @@ def test_check(server, monkeypatch):
         check(base_url="http://127.0.0.1:9/v1")
 
 
+def test_a_refusal_that_every_thread_meets_is_said_once(server, cache, caplog):
+    server.does, server.wait_s = lambda asked: Does(404, {}), 0.05
+    with pytest.raises(SettingError, match="knows no model 'judge'"):
+        ask_all(endpoint(server, model="judge", concurrency=4), cache, asks(8))
+    assert len(server.bodies) > 1 and caplog.records == []
+
+
 def test_never_more_at_once_than_allowed(server, cache):
     server.wait_s = 0.02
     ask_all(endpoint(server, concurrency=8), cache, asks(80))

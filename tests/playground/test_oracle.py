@@ -17,7 +17,7 @@ import pytest
 from equipoise.judges.prompts import RUBRICS, propose_messages, read_rules
 from equipoise.playground.answers import base_answer
 from equipoise.playground.lexicon import CATEGORIES, MISCHIEF
-from equipoise.playground.oracle import MODEL, Oracle, Server, serving
+from equipoise.playground.oracle import MODEL, Oracle, Server, main, serving
 from equipoise.playground.rules import read_rule, write_rule
 from equipoise.playground.truth import harm_categories, is_refusal, over_refused, true_cost
 from equipoise.playground.world import ask_of, prompts
@@ -260,3 +260,12 @@ def test_what_it_does_not_serve(server: Server) -> None:
     for body in (b"{", [], {"model": MODEL}, {"model": MODEL, "messages": [{"role": "user"}]}, {"messages": 3}):
         assert asked(url, body)[0] == 400
     assert server.counts.received == 0
+
+
+def test_its_help_names_the_model_for_a_config(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["oracle", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"model: {MODEL}}}" in " ".join(capsys.readouterr().out.split())

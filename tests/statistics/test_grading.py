@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from equipoise.errors import DataError, SettingError
-from equipoise.statistics import Grader, clopper_pearson, corrected_rate, decide, decide_corrected, mean, rate
+from equipoise.statistics import (
+    Grader,
+    clopper_pearson,
+    corrected_difference,
+    corrected_rate,
+    decide,
+    decide_corrected,
+    mean,
+    rate,
+    score_bounds,
+)
 
 
 def observed(hits: int, n: int):
@@ -88,3 +98,38 @@ def test_useless_labels_are_refused_in_a_sentence(hits: int, grader: Grader, wor
 def test_only_rates_are_corrected():
     with pytest.raises(SettingError, match="correct a rate, got a mean"):
         corrected_rate(mean([0.0, 1.0], ["a", "b"]), Grader(9, 10, 0, 10))
+
+
+def test_a_difference_of_true_rates_is_wider_than_that_of_flags():
+    """A grader with 90 of 100 and 10 of 100 shrinks differences to .8; one that is known shrinks by that alone."""
+    value, low, high = corrected_difference(0.04, (-0.008, 0.08), Grader(9 * 10**7, 10**8, 10**7, 10**8))
+    assert (value, low, high) == pytest.approx((0.05, -0.01, 0.1), abs=1e-4)
+    found = corrected_difference(0.04, (-0.008, 0.08), Grader(90, 100, 10, 100))
+    assert found[0] == pytest.approx(0.05) and found[1] < -0.0105 and found[2] > 0.105
+    # Ends beyond 0 are divided by the most the grader may see: 0.04 / 1 is the closest a perfect one allows.
+    value, low, high = corrected_difference(0.08, (0.04, 0.12), Grader(20, 20, 0, 20))
+    assert (value, low) == (0.08, 0.04) and high > 0.12 / 0.85
+    assert corrected_difference(-0.08, (-0.12, -0.04), Grader(20, 20, 0, 20)) == pytest.approx((-value, -high, -low))
+
+
+def test_a_grader_no_better_than_chance_allows_every_difference():
+    assert corrected_difference(0.0, (-0.01, 0.01), Grader(3, 4, 1, 4)) == (0.0, -1.0, 1.0)
+    nothing, low, high = corrected_difference(0.1, (0.05, 0.15), Grader(5, 100, 50, 100))
+    assert np.isnan(nothing) and (low, high) == (-1.0, 1.0)
+
+
+def test_bounds_of_a_difference_hold():
+    """Rates .10 and .06, 300 prompts each of its own answers, 60 + 60 labels: 5 % per side at most."""
+    generator = np.random.default_rng(0)
+    above = below = 0
+    for repetition in range(80):
+        truth = generator.random((2, 300)) < np.array([[0.10], [0.06]])
+        flags = generator.random((2, 300)) < np.where(truth, 0.8, 0.1)
+        more, less = int((flags[0] & ~flags[1]).sum()), int((~flags[0] & flags[1]).sum())
+        grader = Grader(int(generator.binomial(60, 0.8)), 60, int(generator.binomial(60, 0.1)), 60)
+        gap = (more - less) / 300
+        _, low, high = corrected_difference(
+            gap, score_bounds(more, less, 300, confidence=0.975), grader, seed=repetition
+        )
+        above, below = above + (low > 0.04), below + (high < 0.04)
+    assert above <= 8 and below <= 8

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from equipoise.evaluate.frontier import helpfulness, non_dominated, require_verdict
+from equipoise.evaluate.frontier import axis_of, non_dominated, require_verdict
 from equipoise.evaluate.labels import Axes, Box, Placed, Segment, place
 from equipoise.evaluate.looks import CROWDED, SHAPES, looks, outline, spoken
 from equipoise.evaluate.shortlist import best_of_methods
@@ -45,7 +45,7 @@ class Mark:
     """One result in the plot, in pixels: its point, the ends of both intervals, its look and its label.
 
     `text` is what is written at `placed`; where there was no room, that is None. A `quiet` mark is grey: another result
-    is both safer and more helpful. A `small` one is a dot in a crowd.
+    beats it. A `small` one is a dot in a crowd.
     """
 
     index: int
@@ -85,7 +85,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Chart(Axes):
-    """Everything needed to draw the plot at one size; `target` is the pixel of the target line.
+    """Everything needed to draw the plot at one size; `target` is the pixel of the target line, `axis` the metric of y.
 
     `steps` are the corners of the staircase through the points on the frontier, safest first; `unnamed` counts the
     points without a label.
@@ -93,6 +93,7 @@ class Chart(Axes):
 
     x_title: str
     y_title: str
+    axis: str
     marks: list[Mark]
     curves: list[tuple[int, str, list[tuple[float, float]]]]
     steps: list[tuple[float, float]]
@@ -127,12 +128,13 @@ def lay_out(
     `hidden`.
     """
     require_verdict(results)
-    axis = helpfulness(results)
+    axis = axis_of(results)
     shown = [i for i, r in enumerate(results) if _known(r, "unsafe_rate") and _known(r, axis)]
     frame = Box(4.6 * font, head + 1.9 * font, width - 1.2 * font, height - 3.9 * font)
     x = _x_scale([results[i]["metrics"]["unsafe_rate"] for i in shown], target, frame)
     limits = _within(optimum["points"], x.high) if optimum is not None and axis == "reward" else []
-    y = _y_scale([results[i]["metrics"][axis] for i in shown], [p["reward"] for p in limits], frame)
+    ends = [0.0, 0.05] if axis == "over_refusal" else [p["reward"] for p in limits]
+    y = _y_scale([results[i]["metrics"][axis] for i in shown], ends, frame)
     look, best = looks(results), set(non_dominated(results))
     points = [(x(_mean(results[i], "unsafe_rate")), y(_mean(results[i], axis))) for i in shown]
     spans = [(_ends(results[i], "unsafe_rate", x), _ends(results[i], axis, y)) for i in shown]
@@ -192,9 +194,10 @@ def lay_out(
         font=font,
         frame=frame,
         x_ticks=rate_ticks(x, gap=3.3 * font),
-        y_ticks=_y_ticks(y, frame, rate=axis == "win_rate"),
+        y_ticks=_y_ticks(y, frame, rate=axis != "reward"),
         x_title="Unsafe answers to harmful prompts" + (" (square-root scale)" if x.root else ""),
         y_title=axis_title(results),
+        axis=axis,
         marks=marks,
         curves=curves,
         steps=steps,

@@ -65,15 +65,33 @@ def helpfulness(results: Sequence[Result]) -> str:
     return "win_rate" if any("win_rate" in result["metrics"] for result in results) else "reward"
 
 
+def axis_of(results: Sequence[Result]) -> str:
+    """Name the metric that results are drawn by beside the unsafe rate: helpfulness, or `over_refusal` without any."""
+    axis = helpfulness(results)
+    if all(estimate_of(result, axis) is None for result in results) and any(
+        point(result, "over_refusal") is not None for result in results
+    ):
+        return "over_refusal"
+    return axis
+
+
 def point(result: Result, axis: str = "reward") -> tuple[float, float] | None:
-    """(unsafe rate, helpfulness by the metric `axis`) of a result, or None when either was not scored."""
-    unsafe, helpful = estimate_of(result, "unsafe_rate"), estimate_of(result, axis)
-    return None if unsafe is None or helpful is None else (unsafe.mean, helpful.mean)
+    """(unsafe rate, helpfulness by the metric `axis`) of a result, or None when either was not scored.
+
+    Over-refusal as the axis is negated, so that more of the second is better in any case.
+    """
+    unsafe, other = estimate_of(result, "unsafe_rate"), estimate_of(result, axis)
+    if unsafe is None or other is None:
+        return None
+    return unsafe.mean, -other.mean if axis == "over_refusal" else other.mean
 
 
 def non_dominated(results: Sequence[Result]) -> list[int]:
-    """Indices, from safest on, of results that no other beats: none is as safe and as helpful and better in one."""
-    axis = helpfulness(results)
+    """Indices, from safest on, of results that no other beats: none is as safe and as helpful and better in one.
+
+    Where nothing scored helpfulness, over-refusal stands in its place.
+    """
+    axis = axis_of(results)
     points = {i: p for i, result in enumerate(results) if (p := point(result, axis)) is not None}
     kept = [
         i

@@ -16,8 +16,26 @@ from pydantic import Field, model_validator
 from equipoise.config import Config
 from equipoise.errors import DataError, SettingError
 from equipoise.evaluate.frontier import estimate_of
+from equipoise.evaluate.gate_graders import (
+    NOT_ALLOWED,
+    Correction,
+    as_flagged,
+    belief,
+    correction_of,
+    shared_correction,
+)
 from equipoise.evaluate.gate_sides import SHARES, Result, Side, Values, by_prompt, direction, require_same
-from equipoise.statistics import Estimate, apart, decide, lower_bound, mean, upper_bound
+from equipoise.evaluate.verdicts import JUDGED_ON
+from equipoise.statistics import (
+    Estimate,
+    apart,
+    corrected_difference,
+    decide,
+    decide_corrected,
+    lower_bound,
+    mean,
+    upper_bound,
+)
 from equipoise.statistics.intervals import FARTHEST
 
 Status = Literal["pass", "fail", "undecided"]
@@ -28,7 +46,10 @@ _DECIDED: dict[str, Status] = {"MET": "pass", "NOT MET": "fail", "UNDECIDED": "u
 
 
 class Rule(Config):
-    """One condition on a metric: a bound, or a margin to the baseline; `better` is said of metrics not known here."""
+    """One condition on a metric: a bound, or a margin to the baseline; `better` is said of metrics not known here.
+
+    `uncorrected` holds it to what the grader flagged, whatever people's labels say of its errors.
+    """
 
     metric: str
     at_most: float | None = Field(None, allow_inf_nan=False)
@@ -36,12 +57,15 @@ class Rule(Config):
     no_worse_than_baseline: float | None = Field(None, ge=0, allow_inf_nan=False)
     better: Literal["higher", "lower"] | None = None
     suite: str | None = None
+    uncorrected: bool = False
 
     @model_validator(mode="after")
     def _one_condition(self) -> Self:
         given = [self.at_most, self.at_least, self.no_worse_than_baseline]
         if sum(value is not None for value in given) != 1:
             raise ValueError(f"the rule on {self.metric} needs one of at_most, at_least and no_worse_than_baseline")
+        if self.uncorrected and self.metric not in JUDGED_ON:
+            raise ValueError(f"uncorrected is said of {' and '.join(JUDGED_ON)}, not of {self.metric}: leave it out")
         known = direction(self.metric)
         if self.no_worse_than_baseline is None:
             if self.better is not None:
@@ -75,7 +99,9 @@ class Finding(NamedTuple):
     """What became of a rule. Of a comparison, `value`, `lower` and `upper` are of candidate - baseline.
 
     `more_prompts` is 0 when decided, None when no reasonable number decides. Bounds are one-sided, at the gate's
-    confidence; `paired` is None for a rule that compares nothing.
+    confidence; `paired` is None for a rule that compares nothing. `flagged` is what the grader flagged where the rule
+    is about rates corrected for its errors: `value` is then corrected, NaN where they allow no such rate (`why`).
+    `grader` says how far the grader can be believed.
     """
 
     rule: Rule
@@ -89,6 +115,9 @@ class Finding(NamedTuple):
     candidate: float
     baseline: float | None = None
     paired: bool | None = None
+    flagged: float | None = None
+    why: str = ""
+    grader: str = ""
 
     @property
     def edge(self) -> float:
@@ -136,9 +165,14 @@ def _needed(rule: Rule, baseline: Side | None) -> Side:
 
 
 def _measured(side: Side, rule: Rule) -> tuple[Result, Estimate]:
-    """The result and estimate that a rule is about; refuses one of which too much, or all, went unscored."""
-    result = side.holding(rule.metric, suite=rule.suite)
-    found, unscored = estimate_of(result, rule.metric), result["metrics"][rule.metric]["unscored"]
+    """The result and estimate that a rule is about, of a corrected rate that of the flags behind it.
+
+    Refuses one of which too much, or all, went unscored.
+    """
+    result, metric = side.holding(rule.metric, suite=rule.suite), as_flagged(rule.metric)
+    if metric not in result["metrics"]:
+        raise DataError(f"{side.where} has {rule.metric} of {side.label!r} without {metric}, which it corrects")
+    found, unscored = estimate_of(result, metric), result["metrics"][metric]["unscored"]
     if found is None:
         raise DataError(f"{side.where}: nothing of {rule.metric} of {side.label!r} was scored")
     if unscored > MOST_UNSCORED * (found.n + unscored):
@@ -152,6 +186,16 @@ def _measured(side: Side, rule: Rule) -> tuple[Result, Estimate]:
 def _bounded(rule: Rule, side: Side, *, confidence: float) -> Finding:
     """A bound on the candidate's own figure."""
     result, found = _measured(side, rule)
+    known = None if rule.uncorrected else correction_of(side, rule.metric, result)
+    said = belief((side,), rule.metric, result, corrected=known is not None and known.counts is not None)
+    return _held(rule, side, result, found, known, confidence=confidence)._replace(grader=said)
+
+
+def _held(
+    rule: Rule, side: Side, result: Result, found: Estimate, known: Correction | None, *, confidence: float
+) -> Finding:
+    if known is not None:
+        return _corrected(rule, found, known, confidence=confidence)
     if found.kind == "rate":
         return _rate_bounded(rule, found, confidence=confidence)
     low, high = _bounds(found, side.values(rule.metric, result), rule, side, confidence=confidence)
@@ -160,10 +204,33 @@ def _bounded(rule: Rule, side: Side, *, confidence: float) -> Finding:
     return _settled(open_case, certain=low == high)
 
 
-def _rate_bounded(rule: Rule, found: Estimate, *, confidence: float) -> Finding:
-    """A rate against its limit, by `decide`; at least x of something is at most 1 - x of its opposite."""
+def _require_share(rule: Rule) -> None:
     if not 0 < rule.limit < 1:
         raise SettingError(f"{rule.metric} is a rate, so its limit must lie between 0 and 1, got {rule.limit:g}")
+
+
+def _corrected(rule: Rule, found: Estimate, known: Correction, *, confidence: float) -> Finding:
+    """A rate of flags against its limit, corrected for the grader's errors by `decide_corrected`; open where these
+    allow no such rate.
+    """
+    _require_share(rule)
+    blank = math.nan
+    open_case = Finding(rule, "undecided", blank, blank, blank, True, found.n_prompts, None, blank, flagged=found.mean)
+    if known.counts is None:
+        return open_case._replace(why=known.why)
+    try:
+        verdict = decide_corrected(found, known.counts, target=rule.limit, confidence=confidence)
+    except DataError:  # false alarms may exclude a rate that they allowed at the metric's confidence
+        return open_case._replace(why=NOT_ALLOWED)
+    rate = verdict.rate
+    return _settled(
+        open_case._replace(value=rate, lower=verdict.lower, upper=verdict.upper, candidate=rate), certain=False
+    )
+
+
+def _rate_bounded(rule: Rule, found: Estimate, *, confidence: float) -> Finding:
+    """A rate against its limit, by `decide`; at least x of something is at most 1 - x of its opposite."""
+    _require_share(rule)
     if rule.lower_is_better:
         verdict = decide(found, target=rule.limit, confidence=confidence)
         low, high = verdict.lower, verdict.upper
@@ -200,9 +267,18 @@ def _ends(found: Estimate) -> Bounds:
 
 
 def _compared(rule: Rule, ours: Side, theirs: Side, *, confidence: float, unpaired: bool) -> Finding:
-    """The margin to the baseline, on the prompts that both answered."""
+    """The margin to the baseline, on the prompts that both answered.
+
+    Of a rate whose grader's errors are known the margin is of true rates: the error is split evenly between the
+    difference of flags and the grader (`corrected_difference`).
+    """
     (our_result, our), (their_result, their) = _measured(ours, rule), _measured(theirs, rule)
-    our_values, their_values = ours.values(rule.metric, our_result), theirs.values(rule.metric, their_result)
+    metric, known = as_flagged(rule.metric), None
+    if not rule.uncorrected:
+        corrections = (correction_of(ours, metric, our_result), correction_of(theirs, metric, their_result))
+        known = shared_correction(*corrections)
+    asked, confidence = confidence, confidence if known is None else (1 + confidence) / 2
+    our_values, their_values = ours.values(metric, our_result), theirs.values(metric, their_result)
     share, paired = our.kind in SHARES, our_values is not None and their_values is not None
     if our_values is not None and their_values is not None:
         found, agree = by_prompt(our_values, their_values, rate=our.kind == "rate", level=2 * confidence - 1)
@@ -215,17 +291,27 @@ def _compared(rule: Rule, ours: Side, theirs: Side, *, confidence: float, unpair
     else:
         lacking = theirs if their_values is None else ours
         raise DataError(
-            f"comparing {rule.metric} prompt by prompt needs its answers in answers.jsonl beside {lacking.where}, and "
+            f"comparing {metric} prompt by prompt needs its answers in answers.jsonl beside {lacking.where}, and "
             "there are none: evaluate it anew, or set unpaired: true to compare the two figures alone (wider bounds)"
         )
-    open_case = Finding(rule, "undecided", gap, low, high, share, n, None, our.mean, their.mean, paired)
+    told = belief((ours, theirs), metric, our_result, corrected=known is not None and known.counts is not None)
+    open_case = Finding(
+        rule, "undecided", gap, low, high, share, n, None, our.mean, their.mean, paired, grader=told,
+        flagged=None if known is None else gap,
+    )  # fmt: skip
+    if known is not None:
+        if known.counts is None:
+            return open_case._replace(value=math.nan, lower=math.nan, upper=math.nan, why=known.why)
+        gap, low, high = corrected_difference(gap, (low, high), known.counts, confidence=asked)
+        open_case = open_case._replace(value=gap, lower=low, upper=high)
     return _settled(open_case, certain=agree)
 
 
 def _settled(finding: Finding, *, certain: bool) -> Finding:
     """The finding with its status, and about how many prompts more would decide an open one if its figure stays.
 
-    Bounds close in with the root of the number of prompts; those of pairs that all agree with the number itself.
+    Bounds close in with the root of the number of prompts; those of pairs that all agree with the number itself. Where
+    a grader is corrected for, no number of prompts makes it better known.
     """
     edge, value = finding.edge, finding.value
     keeps, breaks = (finding.upper, finding.lower) if finding.rule.lower_is_better else (-finding.lower, -finding.upper)
@@ -235,7 +321,7 @@ def _settled(finding: Finding, *, certain: bool) -> Finding:
     if breaks > edge:
         return finding._replace(status="fail", more_prompts=0)
     reach, room = (keeps - value, edge - value) if value <= edge else (value - breaks, value - edge)
-    if room <= 0 or not math.isfinite(reach):
+    if room <= 0 or not math.isfinite(reach) or finding.flagged is not None:
         return finding
     needed = finding.n_prompts * (reach / room) ** (1 if certain else 2)
     more = None if needed > FARTHEST else max(1, math.ceil(needed) - finding.n_prompts)

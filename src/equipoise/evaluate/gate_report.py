@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.evaluate.gate import Finding, GateVerdict, Rule
-from equipoise.evaluate.gate_sides import SAME, Side
+from equipoise.evaluate.gate_graders import as_flagged, grader_of
+from equipoise.evaluate.gate_sides import SAME, Result, Side
+from equipoise.evaluate.judge_words import calibration_words
 from equipoise.evaluate.results import replace_file
 from equipoise.evaluate.words import UNKNOWN, number, percent, rounded_up
 
-HEADINGS = ("Rule", "Verdict", "Measured", "Bounds", "Prompts")
+HEADINGS = ("Rule", "Verdict", "Measured", "Bounds", "Prompts", "Grader")
 STYLES = {"pass": "green", "fail": "bold red", "undecided": "yellow"}
 SENTENCES = {
     "pass": "may ship: every rule holds",
@@ -34,7 +36,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def rule_words(rule: Rule) -> str:
     """A rule in words: ``unsafe_rate at most 0.02``."""
-    of = f" on {rule.suite}" if rule.suite else ""
+    of = (" as flagged" if rule.uncorrected else "") + (f" on {rule.suite}" if rule.suite else "")
     if rule.compares:
         way = "above" if rule.lower_is_better else "below"
         return f"{rule.metric}{of} no more than {rule.limit:g} {way} the baseline"
@@ -42,15 +44,18 @@ def rule_words(rule: Rule) -> str:
 
 
 def measured_words(finding: Finding) -> str:
-    """What was measured: the figure, or the difference with both figures behind it."""
+    """What was measured: the figure, or the difference with both figures behind it; what was flagged if corrected."""
     own = _number(finding.candidate, finding)
     if finding.baseline is None:
-        return own
-    return f"{_signed(finding.value, finding)} ({own}, baseline {_number(finding.baseline, finding)})"
+        return own if finding.flagged is None else f"{own} ({_number(finding.flagged, finding)} flagged)"
+    flagged = "" if finding.flagged is None else "flagged "
+    return f"{_signed(finding.value, finding)} ({flagged}{own}, baseline {_number(finding.baseline, finding)})"
 
 
 def bounds_words(finding: Finding) -> str:
-    """Both one-sided bounds, ``[0.4, 2.1]``."""
+    """Both one-sided bounds, ``[0.4, 2.1]``; `–` where there are none."""
+    if math.isnan(finding.lower):
+        return UNKNOWN
     unit = (POINTS if finding.rule.compares else "%") if finding.rate else ""
     write = _signed if finding.rule.compares else _number
     low, high = (write(end, finding).removesuffix(unit) for end in (finding.lower, finding.upper))
@@ -71,9 +76,13 @@ def _signed(value: float, finding: Finding) -> str:
 
 def reason(finding: Finding, confidence: float) -> str:
     """Why a rule ended as it did, in one sentence."""
+    if finding.why:
+        return f"nothing can be said: {finding.why}"
     sure = f"with {percent(confidence)} confidence"
     lower = finding.rule.lower_is_better
-    subject = "the difference to the baseline" if finding.rule.compares else finding.rule.metric
+    subject = "the difference to the baseline" if finding.rule.compares else as_flagged(finding.rule.metric)
+    if finding.flagged is not None:
+        subject += ", corrected for the grader's errors,"
     write = _signed if finding.rule.compares else _number
     edge = write(finding.edge, finding)
     how = "" if finding.paired is not False else ", from the two figures alone (not prompt by prompt)"
@@ -84,6 +93,8 @@ def reason(finding: Finding, confidence: float) -> str:
     if finding.status == "fail":
         return f"{sure} {subject} is {broken}, {'above' if lower else 'below'} {edge}{how}"
     spread = f"{sure} {subject} lies within {bounds_words(finding)}, on both sides of {edge}{how}"
+    if finding.flagged is not None:
+        return f"{spread}; more labelled answers and more prompts would decide"
     if finding.more_prompts is None:
         return f"{spread}; too close to it for any number of prompts to decide"
     return f"{spread}; about {rounded_up(finding.more_prompts):,} more prompts would decide if this figure holds"
@@ -98,15 +109,20 @@ def gate_table(verdict: GateVerdict) -> Table:
     """Build the table that the terminal shows, one row a rule."""
     shown = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
-        shown.add_column(heading, justify="right" if heading == "Prompts" else "left")
+        shown.add_column(heading, justify="right" if heading == "Prompts" else "left", overflow="fold")
     for finding in verdict.findings:
-        cells = (measured_words(finding), bounds_words(finding), f"{finding.n_prompts:,}")
+        cells = _cells(finding)
         shown.add_row(
             Text(rule_words(finding.rule)),
             Text(finding.status, STYLES[finding.status]),
             *(Text(cell) for cell in cells),
         )
     return shown
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    """What stands in a row behind rule and verdict."""
+    return measured_words(finding), bounds_words(finding), f"{finding.n_prompts:,}", finding.grader or UNKNOWN
 
 
 def write_gate(folder: Path, verdict: GateVerdict) -> None:
@@ -121,7 +137,7 @@ def markdown(verdict: GateVerdict) -> str:
     lines += [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
     for finding in verdict.findings:
         status = finding.status if finding.status == "pass" else f"**{finding.status}**"
-        cells = (measured_words(finding), bounds_words(finding), f"{finding.n_prompts:,}")
+        cells = _cells(finding)
         lines.append(f"| {_safe(rule_words(finding.rule))} | {status} | {' | '.join(map(_safe, cells))} |")
     lines.append("")
     lines += [
@@ -144,18 +160,59 @@ def _conditions(verdict: GateVerdict) -> Iterator[tuple[str, str]]:
         f"one-sided, {share} each. A model that breaks any one of the rules passes with at most "
         f"{percent(1 - verdict.confidence)} probability, however many rules there are",
     )
-    for suite, result in verdict.candidate.results.items():
-        for field in SAME[1:]:
-            if field in result:
-                yield f"{suite}, {field.replace('_', ' ')}", _plain(result[field])
+    yield from _graders(verdict)
+    yield from _measurement(list(verdict.candidate.results.values()))
+
+
+def _graders(verdict: GateVerdict) -> Iterator[tuple[str, str]]:
+    """How far each grader behind a rule can be believed."""
+    told: dict[str, list[Finding]] = {}
+    for finding in verdict.findings:
+        if finding.grader:
+            plain, at, grader = as_flagged(finding.rule.metric).partition("@")
+            told.setdefault(plain.partition("/")[0] + at + grader, []).append(finding)
+    for metric, findings in told.items():
+        sides = [side for side in (verdict.candidate, verdict.baseline) if side is not None]
+        sections = [section for side in sides for section in (grader_of(side, metric),) if section is not None]
+        calibrated = (one for one in sections if one["calibration"] is not None)
+        found = next(calibrated, sections[0] if sections else None)
+        if found is None:
+            name, words = verdict.candidate.holding(findings[0].rule.metric, suite=findings[0].rule.suite)["judge"], ""
+        else:
+            corrected = any(finding.flagged is not None and not finding.why for finding in findings)
+            if found["calibration"] is not None:
+                found = {**found, "calibration": {**found["calibration"], "corrected": corrected}}
+            name, words = found["name"], calibration_words(found)
+        yield f"Grader of {metric}", f"{name}, {words or findings[0].grader}"
+
+
+def _measurement(results: Sequence[Result]) -> Iterator[tuple[str, str]]:
+    """Suites by number where there are several, and under which conditions; what all share is told once."""
+    marks = [""] if len(results) == 1 else [f" {place}" for place in range(1, len(results) + 1)]
+    for mark, result in zip(marks, results, strict=True):
+        yield f"Suite{mark}", str(result["suite"])
+    for field in SAME[1:]:
+        name = field.replace("_", " ").capitalize()
+        values = [_plain(result[field]) if field in result else None for result in results]
+        if len(set(values)) == 1 and values[0] is not None:
+            yield name, values[0]
+            continue
+        for mark, value in zip(marks, values, strict=True):
+            if value is not None:
+                yield f"{name} of suite{mark}", value
 
 
 def _side(side: Side) -> str:
     models = ", ".join(dict.fromkeys(str(result["model"]) for result in side.results.values()))
-    return f"{side.label} ({models}), {side.where}"
+    label = f"chosen, {side.label}" if side.chosen else side.label
+    return f"{label} ({models}), {side.where}"
 
 
 def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping) and value.keys() == {"n", "digest"}:
+        return f"{value['n']:,}, digest {value['digest']}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
@@ -187,7 +244,7 @@ def junit(verdict: GateVerdict) -> str:
     for finding in verdict.findings:
         named = {"classname": "equipoise.gate", "name": _xml(rule_words(finding.rule)), "time": "0"}
         case = ElementTree.SubElement(suite, "testcase", named)
-        said = _xml(reason(finding, verdict.confidence))
+        said = _xml(reason(finding, verdict.confidence) + (f"; grader: {finding.grader}" if finding.grader else ""))
         if finding.status == "fail":
             ElementTree.SubElement(case, "failure", {"type": "broken", "message": said}).text = said
         elif finding.status == "undecided":

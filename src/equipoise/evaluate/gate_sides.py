@@ -54,13 +54,17 @@ class Values(NamedTuple):
 
 @dataclass(frozen=True)
 class Side:
-    """A model's verdict results by suite; `answers` are its rows of answers.jsonl, None where they were not stored."""
+    """A model's verdict results by suite; `answers` are its rows of answers.jsonl, None where they were not stored.
+
+    `chosen` says that it was not named but is the one of several that its results mark.
+    """
 
     label: str
     where: str
     results: Mapping[str, Result]
     answers: Sequence[Row] | None
     judges: Sequence[Mapping[str, Any]] = ()
+    chosen: bool = False
 
     def holding(self, metric: str, *, suite: str | None = None) -> Result:
         """The result that holds a metric.
@@ -203,14 +207,16 @@ def side_of(document: Mapping[str, Any], label: str | None, *, where: str, answe
     labels = list(dict.fromkeys(str(result["label"]) for result in verdict))
     if not labels:
         raise DataError(f"{where} has no verdict results, and a gate looks at no others")
+    marked = list(dict.fromkeys(str(result["label"]) for result in verdict if result.get("chosen")))
     if label is None:
-        marked = list(dict.fromkeys(str(result["label"]) for result in verdict if result.get("chosen")))
-        usable = marked or labels
+        usable = marked if len(marked) == 1 else labels
         if len(usable) != 1:
-            raise SettingError(f"{where} holds {len(usable)} models, say which: candidate_model{nearest('', usable)}")
+            raise SettingError(
+                f"{where} holds {len(labels)} models and marks {len(marked)} as chosen: set candidate_model to one of "
+                f"{_list(labels)}"
+            )
         name = usable[0]
     elif label == "chosen" and "chosen" not in labels:
-        marked = list(dict.fromkeys(str(result["label"]) for result in verdict if result.get("chosen")))
         if len(marked) != 1:
             raise SettingError(
                 f"{where} marks {len(marked)} models as chosen, expected one: name one of {_list(labels)}"
@@ -228,7 +234,8 @@ def side_of(document: Mapping[str, Any], label: str | None, *, where: str, answe
             raise DataError(f"{where} has two verdict results of {name!r} on suite {result['suite']!r}, expected one")
         results[result["suite"]] = result
     own = None if answers is None else _own(answers, name, where)
-    return Side(name, where, results, own or None, tuple(document.get("judges") or ()))
+    judges, chosen = tuple(document.get("judges") or ()), len(labels) > 1 and label != name
+    return Side(name, where, results, own or None, judges, chosen)
 
 
 def _own(answers: Iterable[Row], label: str, where: str) -> list[Row]:

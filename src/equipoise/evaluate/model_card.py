@@ -111,6 +111,8 @@ class Card:
     versions: Mapping[str, str]
     notes: Sequence[str] = field(default_factory=tuple)
     zero: bool = True  # whether 0 parts safe from unsafe answers, of a cost model
+    unfit: str | None = None  # why figures that the run has of it are no results
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of parts of stages' settings
 
     @property
     def meaning(self) -> str:
@@ -148,7 +150,7 @@ def render_card(card: Card) -> str:
         licences=list(dict.fromkeys((used.source.name, used.licence) for used in card.data)),
         tables=[_table(result) for result in card.results],
         untested=not_tested(card),
-        specs=json.dumps([_spec(node) for node in card.lineage.chain], indent=1, ensure_ascii=False),
+        specs=json.dumps([_spec(node, card.defaults) for node in card.lineage.chain], indent=1, ensure_ascii=False),
         missing=[node.id for node in card.lineage.nodes if not node.spec],
     )
 
@@ -203,8 +205,23 @@ _WHAT = {"fresh": "random weights, and a tokenizer", "playground_base": "a base 
 _AMOUNTS = (("rows", "rows"), ("steps", "steps"), ("train_tokens", "tokens"))
 
 
-def _spec(node: Node) -> dict[str, Any]:
-    return {"id": node.id, "inputs": node.inputs, "config": without_places(node.config)}
+def _spec(node: Node, defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A stage's inputs and the settings that were set: neither nothing nor the default."""
+    config = {
+        name: {key: given for key, given in value.items() if key not in own or given != own[key]}
+        if isinstance(value, Mapping) and (own := defaults.get(name))
+        else value
+        for name, value in node.config.items()
+    }
+    return {"id": node.id, "inputs": said_of(node.inputs), "config": said_of(without_places(config))}
+
+
+def said_of(value: Any) -> Any:
+    """A value without keys that hold nothing: null, no text, no entries."""
+    if isinstance(value, Mapping):
+        told = {key: said_of(item) for key, item in value.items()}
+        return {key: item for key, item in told.items() if item is not None and item not in ("", [], {})}
+    return [said_of(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _table(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from equipoise.evaluate.chart import LABELLED
 from equipoise.evaluate.choice import BASELINE, PER_TOKEN
 from equipoise.evaluate.dials import dials, models_of, seeds_of, side_effects, unscored_of
 from equipoise.evaluate.frontier import Result, non_dominated
-from equipoise.evaluate.judge_words import calibration_words
+from equipoise.evaluate.judge_words import calibration_words, weakness
 from equipoise.evaluate.looks import CROWDED
 from equipoise.evaluate.rows import names_of
 from equipoise.evaluate.shortlist import best_of_methods
@@ -54,7 +54,8 @@ def categories(results: Sequence[Result], prefix: str, beside: Sequence[tuple[st
 
 
 OTHERS = {"hhh": "HHH", "honesty/mc1": "Honesty, MC1", "honesty/mc2": "Honesty, MC2", "honesty/halueval": "HaluEval"}
-PREFIXES = ("honesty/", "hhh", "capability/", "unsafe_rate@", "over_refusal@", "unsafe_rate_corrected")
+CORRECTED = {"unsafe_rate_corrected": "Unsafe, corrected", "over_refusal_corrected": "Over-refusal, corrected"}
+PREFIXES = ("honesty/", "hhh", "capability/", "unsafe_rate@", "over_refusal@", *CORRECTED)
 
 
 def other_suites(results: Sequence[Result]) -> dict[str, Any] | None:
@@ -75,7 +76,7 @@ def _suite_name(name: str) -> str:
     if "@" in name:
         rate, grader = name.split("@", 1)
         return f"{'Unsafe' if rate == 'unsafe_rate' else 'Over-refusal'} by {grader}"
-    plain = {"unsafe_rate_corrected": "Unsafe, corrected"} | OTHERS
+    plain = CORRECTED | OTHERS
     return plain.get(name) or name.replace("capability/", "").replace("hhh/", "HHH, ").replace("_", " ")
 
 
@@ -120,7 +121,7 @@ def judges(sections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "first": judge["first"],
             "answers": f"{judge['n']:,} verdicts" + (f", {judge['unscored']:,} unscored" if judge["unscored"] else ""),
             "calibration": calibration_words(judge),
-            "doubtful": judge["calibration"] is None and judge["kind"] != "truth",
+            "doubtful": (judge["calibration"] is None and judge["kind"] != "truth") or bool(weakness(judge)),
             "agreement": [
                 f"{one['with']}: κ {figure(one['kappa'], rate=False)}, the same verdict on "
                 f"{figure(one['percent'], rate=True)} of {one['n']:,} answers"

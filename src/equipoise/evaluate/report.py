@@ -13,14 +13,24 @@ from equipoise.errors import DataError
 from equipoise.evaluate import page_parts, picture, samples_page
 from equipoise.evaluate.chart import lay_out
 from equipoise.evaluate.flat import flat
-from equipoise.evaluate.frontier import require_choice
+from equipoise.evaluate.frontier import axis_of, require_choice
 from equipoise.evaluate.looks import SHAPES, legend, outline
 from equipoise.evaluate.reliability import scorer_view
 from equipoise.evaluate.results import read_results, replace_file, write_document, write_results
 from equipoise.evaluate.rows import all_rows, common, few_rows, settings, wide_columns
 from equipoise.evaluate.shortlist import shortlist
 from equipoise.evaluate.trust import automatic_notes, trust_line, untested
-from equipoise.evaluate.words import interval, number, percent, price_words, table, verdict_line, verdict_words
+from equipoise.evaluate.words import (
+    beaten_words,
+    headline,
+    interval,
+    number,
+    percent,
+    price_words,
+    table,
+    verdict_line,
+    verdict_words,
+)
 
 __all__ = ["automatic_notes", "read_results", "table", "verdict_line", "write_one_page", "write_page", "write_results"]
 
@@ -76,16 +86,20 @@ def write_page(
         (name, lay_out(shown, width=width, height=height, font=font, target=target, optimum=optimum))
         for name, width, height, font in LOW
     ]
+    if not charts[0][1].marks:
+        charts = []
     notable = [shown[i] for i in page_parts.notable(shown, target=target)]
     scorers = results.get("scorers")
     page = _rendered(
         "page.html.j2",
         title=title,
         status=status,
-        sentence=sentence,
+        headline=headline(sentence, subject),
         price=price_words(shown, subject),
         charts=charts,
-        small=sum(mark.small for mark in charts[0][1].marks),
+        against=_against(shown),
+        beaten=beaten_words(shown),
+        small=sum(mark.small for mark in charts[0][1].marks) if charts else 0,
         thin=optimum is not None and any(one["thin"] for one in optimum["points"]),
         legend=legend(shown),
         columns=wide_columns(shown),
@@ -114,10 +128,13 @@ def write_page(
         data=json.dumps({**results, "results": shown}, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
     )
     subtitle = _subtitle(status, shown, target)
-    drawn = picture.draw(shown, title=title, subtitle=subtitle, target=target, optimum=optimum)
     write_document(out_dir / "results.json", {**results, "page": told})
     replace_file(out_dir / "results.csv", flat(results["results"]).encode())
-    replace_file(out_dir / "frontier.png", drawn)
+    if charts:
+        drawn = picture.draw(shown, title=title, subtitle=subtitle, target=target, optimum=optimum)
+        replace_file(out_dir / "frontier.png", drawn)
+    else:
+        (out_dir / "frontier.png").unlink(missing_ok=True)  # what an earlier run left there shows other figures
     if said.prompts or samples is not None:
         _write_samples(out_dir / samples_page.FILE, said, title=title)
     path = out_dir / "index.html"
@@ -147,9 +164,11 @@ def write_one_page(
         "one_page.html.j2",
         title=title,
         status=status,
-        sentence=sentence,
+        headline=headline(sentence, subject),
         price=price_words(shown, subject),
         chart=chart,
+        against=_against(shown),
+        beaten=beaten_words(shown),
         legend=[] if any(mark.small for mark in chart.marks) else legend(shown),
         optimum=results.get("optimum"),
         rows=all_rows(shown),
@@ -200,13 +219,17 @@ def _write_samples(path: Path, said: samples_page.Shown, *, title: str) -> None:
     replace_file(path, _rendered("samples.html.j2", **samples_page.view(said, title=title)).encode())
 
 
+def _against(results: Sequence[Mapping[str, Any]]) -> str:
+    return "over-refusal" if axis_of(results) == "over_refusal" else "helpfulness"
+
+
 def _level(results: Sequence[Mapping[str, Any]]) -> str:
     levels = {metric["level"] for result in results for metric in result["metrics"].values()}
     return " and ".join(percent(level) for level in sorted(levels))
 
 
 def _subtitle(status: str, results: Sequence[Mapping[str, Any]], target: float | None) -> str:
-    parts = [f"{_level(results)} intervals", "grey and hollow: another point is both safer and more helpful"]
+    parts = [f"{_level(results)} intervals", "grey and hollow: another point is better in one, worse in neither"]
     if any(result.get("chosen") for result in results):
         parts.append("ringed and bold: chosen on select")
     if target is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,4 +54,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         missing = [key for key in NEEDED if key not in row]
         if missing:
             raise DataError(f"{path}, line {number} lacks {', '.join(missing)}")
+        for grader, verdict in (row.get("verdicts") or {}).items():
+            if not isinstance(verdict, Mapping) or "value" not in verdict:
+                raise DataError(f"{path}, line {number}: the verdict of '{grader}' has no value (a number or null)")
         yield row

@@ -9,7 +9,7 @@ from typing import Any
 from equipoise.evaluate.frontier import Result, non_dominated
 from equipoise.evaluate.looks import looks, method_of
 from equipoise.evaluate.shortlist import shortlist
-from equipoise.evaluate.words import COLUMNS, UNKNOWN, Column, columns_of, helpful_column, interval, number
+from equipoise.evaluate.words import COLUMNS, UNKNOWN, Column, columns_of, figure, helpful_column, interval, number
 
 LENGTH = Column("length", "Length", "tokens of an answer, the kinds of prompt weighted equally", False)
 CAPABILITY = Column("capability", "Capability", "", True)
@@ -58,7 +58,11 @@ def wide_columns(results: Sequence[Result]) -> tuple[Column, ...]:
 
 
 def few_rows(results: Sequence[Result], *, target: float | None, subject: Result | None) -> dict[str, Any]:
-    """The table above the fold: at most five rows; capability where any result has it, cost where training had one."""
+    """The table above the fold: at most five rows; capability where any result has it, cost where training had one.
+
+    `under` holds what stands below each cell: the rate corrected for its grader's errors, where people's labels say
+    what these are.
+    """
     tasks = capability_tasks(results)
     columns = [*COLUMNS[:2], helpful_column(results)]
     heads = [(column.heading, column.meaning) for column in columns]
@@ -75,7 +79,8 @@ def few_rows(results: Sequence[Result], *, target: float | None, subject: Result
             cells.append(_capability(results[i], tasks))
         if costly:
             cells.append((cost_words(results[i]), ""))
-        shown.append({**rows[i], "cells": cells})
+        under = [_corrected(results[i]["metrics"].get(f"{column.metric}_corrected")) for column in columns]
+        shown.append({**rows[i], "cells": cells, "under": under + [""] * (len(cells) - len(under))})
     return {"heads": heads, "rows": shown, "left": len(results) - len(shown)}
 
 
@@ -138,6 +143,12 @@ def _words(metric: Mapping[str, Any] | None, column: Column) -> tuple[str, str]:
     if metric is not None and metric["mean"] is None:
         return "unscored", ""
     return number(metric["mean"] if metric else None, rate=column.rate), interval(metric, rate=column.rate)
+
+
+def _corrected(metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    return "corrected: unknown" if metric["mean"] is None else f"corrected {figure(metric, rate=True)}"
 
 
 def _capability(result: Result, tasks: Sequence[str]) -> tuple[str, str]:

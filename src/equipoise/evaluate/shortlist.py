@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from equipoise.evaluate.frontier import Result, helpfulness, non_dominated, point
+from equipoise.evaluate.frontier import Result, axis_of, non_dominated, point
 from equipoise.evaluate.looks import method_of
 
 ROWS = 5
@@ -43,7 +43,7 @@ def shortlist(
 
 
 def _ranked(results: Sequence[Result], *, target: float | None) -> list[int]:
-    axis = helpfulness(results)
+    axis = axis_of(results)
     points = {i: found for i, result in enumerate(results) if (found := point(result, axis)) is not None}
     best = set(non_dominated(results))
     if target is None:

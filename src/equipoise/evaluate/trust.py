@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from equipoise.evaluate.frontier import Result
-from equipoise.evaluate.judge_words import NOT_CALIBRATED
+from equipoise.evaluate.frontier import Result, axis_of
+from equipoise.evaluate.judge_words import NOT_CALIBRATED, weakness
 from equipoise.evaluate.words import columns_of, figure
 
 
@@ -44,8 +44,12 @@ def automatic_notes(results: Sequence[Result]) -> list[str]:
 
 
 def untested(results: Sequence[Result], document: Mapping[str, Any] | None = None) -> list[str]:
-    """What was not tested: what follows from the results, then the sentences of results.json."""
+    """What was not tested: what follows from the results, then the sentences of results.json.
+
+    What a sentence of results.json says was not tested is said once, in its words.
+    """
     document = document or {}
+    told = list(document.get("untested", ()))
     names = {name for result in results for name in result["metrics"]}
     trained = [result for result in results if result["method"] != "base"]
     found = []
@@ -59,27 +63,36 @@ def untested(results: Sequence[Result], document: Mapping[str, Any] | None = Non
         found.append(
             "Results of one seed stand beside results of several: only the intervals of these hold training noise."
         )
-    if not _truth(results, document) and all(judge["calibration"] is None for judge in _firsts(document)):
+    judged = bool(names & {"unsafe_rate", "over_refusal", "win_rate"})
+    if judged and not _truth(results, document) and all(one["calibration"] is None for one in _firsts(document)):
         found.append(
             "The judge: nobody compared its verdicts with human labels of such answers, so how often it errs here is "
             "not known."
         )
-    if "over_refusal" not in names:
+    if "over_refusal" not in names and not _said("over-refusal", told):
         found.append(
             "Over-refusal: no borderline prompts were asked, so a model that refuses everything looks safe here."
         )
-    if not any(name.startswith("unsafe_rate/") for name in names):
+    if axis_of(results) == "over_refusal" and not _said("helpfulness", told):
+        found.append("Helpfulness: nothing scored it, so the plot shows over-refusal in its place.")
+    harm = "unsafe_rate" in names
+    if harm and not any(name.startswith("unsafe_rate/") for name in names):
         found.append("Kinds of harm: the prompts name no category, so the mean may hide one that fails.")
-    if not any(result.get("world") for result in results) and "unsafe_rate_held_out" not in names:
+    if harm and not any(result.get("world") for result in results) and "unsafe_rate_held_out" not in names:
         found.append("Harm of kinds that training left out: no category was held out.")
-    if not any(name.startswith("honesty/") for name in names):
+    if not any(name.startswith("honesty/") for name in names) and not _said("honesty", told):
         found.append("Honesty: no suite asked for it.")
-    if not any(name.startswith("capability/") for name in names):
+    if not any(name.startswith("capability/") for name in names) and not _said("capability", told):
         found.append("Capability beyond these prompts: no task measured it.")
     found.append(
         "Attacks made against these models: the prompts are fixed lists, nobody searched for ones that break them."
     )
-    return [*found, *(one for one in document.get("untested", ()) if one not in found)]
+    return [*found, *(one for one in told if one not in found)]
+
+
+def _said(topic: str, sentences: Sequence[str]) -> bool:
+    """Whether a sentence says already that something was not tested."""
+    return any(topic in one.lower() and " not tested" in one.lower() for one in sentences)
 
 
 def seeds_of(results: Sequence[Result]) -> set[int]:
@@ -112,7 +125,9 @@ def _judge(results: Sequence[Result], document: Mapping[str, Any]) -> list[Said]
             said.append(Said(NOT_CALIBRATED + name, True))
             continue
         corrected = ", rate corrected" if found["corrected"] else ""
-        said.append(Said(f"κ {figure(found['kappa'], rate=False)} with {found['n']:,} human labels{corrected}{name}"))
+        weak = weakness(judge)
+        words = f"κ {figure(found['kappa'], rate=False)} with {found['n']:,} human labels"
+        said.append(Said(f"{words}{': ' if weak else ''}{weak}{corrected}{name}", bool(weak)))
     biased = [bias["name"] for judge in firsts for bias in judge["biases"] if bias["found"]]
     return [*said, *(Said(f"the judge {name}", True) for name in biased)]
 

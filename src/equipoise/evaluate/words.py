@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from equipoise.evaluate.frontier import estimate_of, helpfulness, non_dominated, require_verdict, verdict_on
+from equipoise.evaluate.frontier import axis_of, estimate_of, helpfulness, non_dominated, require_verdict, verdict_on
 from equipoise.statistics import Estimate, Verdict
 
 Result = Mapping[str, Any]
@@ -64,8 +64,16 @@ def helpful_column(results: Sequence[Result]) -> Column:
 
 
 def axis_title(results: Sequence[Result]) -> str:
-    """Name the axis of helpfulness of a plot."""
+    """Name the axis of a plot that stands beside the unsafe rate."""
+    if axis_of(results) == "over_refusal":
+        return "Over-refusal of borderline prompts (best: lower left)"
     return "Helpfulness (win rate)" if helpfulness(results) == WINS.metric else "Helpfulness (reward)"
+
+
+def beaten_words(results: Sequence[Result]) -> str:
+    """Say what it means that a point is off the frontier."""
+    other = "refuses no more" if axis_of(results) == "over_refusal" else "as helpful"
+    return f"another point is at least as safe and {other}, and better in one"
 
 
 def choice_columns(results: Sequence[Result]) -> tuple[Column, ...]:
@@ -112,9 +120,10 @@ def verdict_words(
     if target is None:
         return "NO TARGET", _without_target(results), chosen[0] if chosen else None
     trained = [result for result in results if result["method"] != "base"]
-    subject = chosen[0] if chosen else trained[0] if len(trained) == 1 else None
+    alone = next((group[0] for group in (results, trained) if len(group) == 1), None)
+    subject = chosen[0] if chosen else alone
     if subject is None:
-        return "UNDECIDED", f"no setting was chosen to be held against the target of {percent(target)} unsafe.", None
+        return "UNDECIDED", _nothing_chosen(results, target), None
     estimate = estimate_of(subject, "unsafe_rate")
     if estimate is None:
         return "UNDECIDED", f"{subject['label']} has no scored answers to harmful prompts.", subject
@@ -122,6 +131,22 @@ def verdict_words(
     if found is None or "unsafe_rate_corrected" in subject["metrics"]:
         return *_corrected(subject, estimate, found), subject
     return found.status, f"{_observed(subject, found)} {_ruling(found, len(subject.get('seeds', [0])))}", subject
+
+
+def headline(sentence: str, subject: Result | None) -> str:
+    """The sentence of a verdict as a heading: a capital to begin with, unless it begins with the subject's label."""
+    if subject is not None and sentence.startswith(subject["label"]):
+        return sentence
+    return f"{sentence[:1].upper()}{sentence[1:]}"
+
+
+def _nothing_chosen(results: Sequence[Result], target: float) -> str:
+    known = any(estimate_of(result, helpfulness(results)) is not None for result in results)
+    needed = "" if known else " and reward beside it"
+    return (
+        f"no setting was chosen to be held against the target of {percent(target)} unsafe: add select: 0.3 to "
+        f"evaluate{needed}, or evaluate one model."
+    )
 
 
 def _corrected(subject: Result, observed: Estimate, found: Verdict | None) -> tuple[str, str]:
@@ -269,7 +294,8 @@ def _without_target(results: Sequence[Result]) -> str:
     if not best:
         return f"no target was set, and no result has both an unsafe rate and a {helpfulness(results)}."
     names = ", ".join(results[i]["label"] for i in best)
-    return f"no target was set; from safest to most helpful the frontier is {names}."
+    last = "least refusing" if axis_of(results) == "over_refusal" else "most helpful"
+    return f"no target was set; from safest to {last} the frontier is {names}."
 
 
 def rounded_up(count: int) -> int:

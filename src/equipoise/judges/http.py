@@ -46,7 +46,7 @@ class Client:
         self._base = endpoint.base_url.rstrip("/")
         self._account = account or f"{endpoint.identity or self._base} {endpoint.model}"
         self._cached, self._uncounted = 0, False
-        self._good, self._foreign = False, 0
+        self._good, self._foreign, self._failed = False, 0, ""
         self._flight: Flight | None = None
         self._headers = {**with_key(endpoint.key_env), "Content-Type": "application/json"}
         self._lines, self._idle = list[httpx2.Client](), deque[httpx2.Client]()
@@ -206,8 +206,10 @@ class Client:
                 wrong = flight.finish()
             finally:
                 self._flight = None
-            for error in () if whole else wrong:  # what ended the block is what is raised
-                logger.warning("%s: %s", self._who, error)
+            # What ended the block is what is raised; other threads often met the same.
+            for said in () if whole else dict.fromkeys(map(str, wrong)):
+                if said != self._failed:
+                    logger.warning("%s: %s", self._who, said)
         for error in wrong:
             self._fail(error)
 
@@ -275,6 +277,7 @@ class Client:
         return f"the endpoint {self._base}"
 
     def _fail(self, error: BaseException) -> NoReturn:
+        self._failed = str(error)
         if isinstance(error, Refused):
             self._refuse(error)
         if isinstance(error, Unanswered):

@@ -37,9 +37,9 @@ def asked(work: Work, config: AskedConfig, *, files: Input) -> None:
     dropped: list[Dropped] = []
     seen: set[tuple[str, str]] = set()
     for kind, entries in config.kinds.items():
-        unread, found = len(dropped), False
+        unread, found, name = len(dropped), False, f"{'evaluate' if config.suite else 'prompts'}.{kind}"
         for entry, path in zip(entries, config.paths[kind], strict=True):
-            given = DataEntry(**{**entry, "path": path, "name": f"prompts.{kind}"})
+            given = DataEntry(**{**entry, "path": path, "name": name})
             told = config.suite and sniff(given) == XSTEST
             for row in read_rows(given, dropped=dropped):
                 words = "\n".join(f"{turn['role']}: {turn['content']}" for turn in row.prompt)
@@ -52,12 +52,12 @@ def asked(work: Work, config: AskedConfig, *, files: Input) -> None:
         if not found and len(dropped) > unread:
             first = dropped[unread]
             raise DataError(
-                f"prompts.{kind}: no prompt was found in {', '.join(config.paths[kind])} (the first: {first.detail}, "
+                f"{name}: no prompt was found in {', '.join(config.paths[kind])} (the first: {first.detail}, "
                 f"{first.reason})"
             )
         if not found:
             raise DataError(
-                f"prompts.{kind}: no prompt was found in {', '.join(config.paths[kind])}; where each line or document "
+                f"{name}: no prompt was found in {', '.join(config.paths[kind])}; where each line or document "
                 "is one, say so: `map: {prompt: text}`"
             )
     write_jsonl(work.path / "prompts.jsonl", rows)
@@ -76,7 +76,7 @@ def prompt_uses(given: Mapping[str, Any], base_dir: Path, *, key: str = "prompts
             shape = f", write {key}: {{harmful: {{path: ...}}}}" if kind == "path" else ""
             raise SettingError(f"{key}: the kind '{kind}' is unknown{nearest(kind, KINDS)}{shape}")
     named = {kind: entry for kind, entry in given.items() if entry is not None}
-    return {kind: data_use(f"prompts.{kind}", entry, base_dir) for kind, entry in named.items()}
+    return {kind: data_use(f"{key}.{kind}", entry, base_dir) for kind, entry in named.items()}
 
 
 def check_prompts(entry: DataEntry) -> None:

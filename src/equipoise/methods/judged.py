@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from equipoise.config import Config, Execution
-from equipoise.errors import DataError
+from equipoise.errors import DataError, UserError
 from equipoise.judges import Endpoint
 from equipoise.judges.cache import Cache
 from equipoise.judges.guards import Grader, grader_of
@@ -47,10 +47,13 @@ def judge_of(endpoint: Endpoint, rubric: str, *, max_unscored: float = 0.01, acc
     return Judge(endpoint=endpoint, rubric=rubric, version=version, max_unscored=max_unscored, account=account)
 
 
-def check_endpoint(endpoint: Endpoint) -> None:
-    """Refuse an endpoint that is not there, rejects the key or does not know the model."""
-    with Cache(cache_path()) as cache, Client(endpoint, cache, account="checks") as client:
-        client.check()
+def check_endpoint(endpoint: Endpoint, *, role: str = "") -> None:
+    """Refuse an endpoint that is not there, rejects the key or does not know the model; `role` is who it is there."""
+    try:
+        with Cache(cache_path()) as cache, Client(endpoint, cache, account="checks") as client:
+            client.check()
+    except UserError as error:
+        raise type(error)(f"{role}: {error}" if role else str(error)) from None
 
 
 @stage(version=1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from equipoise.errors import SettingError, nearest
-from equipoise.models.load import ModelName, dtype_of, first_line, no_dropout
+from equipoise.models.load import ModelName, dtype_of, first_line, no_dropout, reach_hub
 from equipoise.models.scored import give_scalar_entry
 
 _EPSILON = 1e-8  # what their normalizer adds to a standard deviation
@@ -75,6 +75,7 @@ def _config(model: ModelName) -> Any:
     from transformers import AutoConfig
 
     try:
+        reach_hub(model)
         return AutoConfig.from_pretrained(model.location, revision=model.revision or "main")
     except (OSError, ValueError) as error:
         raise SettingError(f"no model can be loaded from '{model}': {first_line(error)}") from error

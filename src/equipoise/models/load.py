@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import logging
@@ -61,6 +62,33 @@ class ModelName:
         return self.location if self.revision is None else f"{self.location}@{self.revision}"
 
 
+def reach_hub(model: ModelName) -> None:
+    """Raise OSError for a model that is not on this machine where the hub cannot be reached.
+
+    One attempt: the hub's library makes twelve, over most of a minute.
+    """
+    if model.is_local:
+        return
+    import httpx2
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    for file in ("config.json", "tokenizer_config.json", "adapter_config.json"):
+        if isinstance(try_to_load_from_cache(model.location, file, revision=model.revision or "main"), str):
+            return
+    try:
+        # What the hub itself has to say is for whoever loads.
+        with contextlib.suppress(HfHubHTTPError, OfflineModeIsEnabled):
+            HfApi().model_info(model.location, revision=model.revision, timeout=_HUB_S)
+    except httpx2.TransportError as error:
+        raise OSError(
+            f"it is no directory, nor in this machine's cache, and the hub cannot be reached ({type(error).__name__})"
+        ) from error
+
+
+_HUB_S = 10.0
+
+
 def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """Tokenizer of a model (of its base where the adapter directory has none), with a chat template for certain."""
     from transformers import AutoTokenizer
@@ -72,6 +100,7 @@ def load_tokenizer(name: str, chat_template: str | None = None) -> PreTrainedTok
     if model.adapter_base and not (Path(model.location) / "tokenizer_config.json").is_file():
         where = ModelName.parse(model.adapter_base)
     try:
+        reach_hub(where)
         tokenizer = AutoTokenizer.from_pretrained(where.location, revision=where.revision or "main")
     except (OSError, ValueError) as error:
         raise SettingError(f"no tokenizer can be loaded from '{where}': {first_line(error)}") from error
@@ -104,6 +133,7 @@ def load_model(
     kind = dtype_of(dtype)
     extra = {"quantization_config": quantization(kind)} if load_in_4bit else {}
     try:
+        reach_hub(base)
         model = AutoModelForCausalLM.from_pretrained(
             base.location,
             revision=base.revision or "main",
@@ -139,6 +169,7 @@ def skeleton(name: str) -> nn.Module:
     model = ModelName.parse(name)
     base = ModelName.parse(model.adapter_base) if model.adapter_base else model
     try:
+        reach_hub(base)
         config = AutoConfig.from_pretrained(base.location, revision=base.revision or "main")
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)

@@ -16,7 +16,7 @@ from torch import nn
 from equipoise.data.tokens import spans
 from equipoise.errors import DataError, SettingError
 from equipoise.models.beaver import is_beaver, load_beaver
-from equipoise.models.load import ModelName, dtype_of, first_line, load_tokenizer, no_dropout
+from equipoise.models.load import ModelName, dtype_of, first_line, load_tokenizer, no_dropout, reach_hub
 from equipoise.models.scored import causal_lm, check_scalar_head, give_scalar_entry
 from equipoise.types import Message
 
@@ -149,6 +149,7 @@ def is_scalar(model: ModelName) -> bool:
         saved = json.loads((Path(model.location) / "adapter_config.json").read_text(encoding="utf-8"))
         return bool(saved.get("task_type") == "SEQ_CLS")
     try:
+        reach_hub(model)
         config = AutoConfig.from_pretrained(model.location, revision=model.revision or "main")
     except (OSError, ValueError) as error:
         raise SettingError(f"no model can be loaded from '{model}': {first_line(error)}") from error

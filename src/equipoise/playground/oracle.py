@@ -273,7 +273,11 @@ def serving(oracle: Oracle, *, port: int = 0, wait_s: float = 0.0, model: str = 
 
 def main() -> None:
     """Serve until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m equipoise.playground.oracle", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m equipoise.playground.oracle",
+        description=__doc__,
+        epilog=f"in a config: endpoint: {{base_url: 'http://127.0.0.1:PORT/v1', model: {MODEL}}}",
+    )
     parser.add_argument("--port", type=int, default=8377)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--errors", type=float, default=ERRORS, help="share of verdicts that are wrong")

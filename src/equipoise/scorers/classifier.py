@@ -69,10 +69,11 @@ def loaded_classifier(use: ScorerUse, name: str) -> Callable[[Sequence[Answer]],
 def _load(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from equipoise.models.load import ModelName, first_line
+    from equipoise.models.load import ModelName, first_line, reach_hub
 
     where = ModelName.parse(name)
     try:
+        reach_hub(where)
         tokenizer = AutoTokenizer.from_pretrained(where.location, revision=where.revision or "main")
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             where.location, revision=where.revision or "main", dtype=dtype, output_loading_info=True

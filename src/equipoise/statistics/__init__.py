@@ -8,7 +8,7 @@ from equipoise.statistics.agreement import (
     percent_agreement,
 )
 from equipoise.statistics.claims import Claim, holm, paired_p
-from equipoise.statistics.grading import Corrected, Grader, corrected_rate, decide_corrected
+from equipoise.statistics.grading import Corrected, Grader, corrected_difference, corrected_rate, decide_corrected
 from equipoise.statistics.intervals import (
     Estimate,
     Verdict,
@@ -42,6 +42,7 @@ __all__ = [
     "chance_met",
     "clopper_pearson",
     "cohen_kappa",
+    "corrected_difference",
     "corrected_rate",
     "decide",
     "decide_corrected",

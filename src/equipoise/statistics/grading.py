@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +46,7 @@ def corrected_rate(observed: Estimate, grader: Grader, *, level: float = 0.95, s
     """
     if observed.kind != "rate":
         raise SettingError(f"a grader's errors correct a rate, got a {observed.kind}")
-    _count("hits", grader.hits, "unsafe", grader.unsafe)
-    _count("false_alarms", grader.false_alarms, "safe", grader.safe)
+    _require_counts(grader)
     sensitivity, alarm = grader.hits / grader.unsafe, grader.false_alarms / grader.safe
     if sensitivity <= alarm:
         raise DataError(
@@ -88,16 +88,53 @@ def decide_corrected(
     return Verdict(status, found.mean, low, high, target, confidence, observed.n_prompts, more)
 
 
+def corrected_difference(
+    gap: float, ends: tuple[float, float], grader: Grader, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """What a difference of two flagged rates says of the true ones, with one-sided bounds: (difference, low, high).
+
+    Flags differ by (sensitivity - false alarms) times as much as the true rates where the grader errs alike on both.
+    `ends` are one-sided bounds of `gap` at confidence (1 + `confidence`) / 2 each, and the divisor takes the other half
+    of the error (Bonferroni). A grader that is not beyond chance better than a coin allows everything, -1 to 1.
+    """
+    _require_counts(grader)
+    power = grader.hits / grader.unsafe - grader.false_alarms / grader.safe
+    least, most = _power(grader, tail=(1 - confidence) / 2, seed=seed)
+    if least <= 0:
+        return (max(-1.0, min(1.0, gap / power)) if power > 0 else math.nan), -1.0, 1.0
+    low, high = ends  # dividing by less moves an end away from 0: each by what makes it the more cautious one
+    low, high = low / (most if low > 0 else least), high / (least if high > 0 else most)
+    return max(-1.0, min(1.0, gap / power)), max(-1.0, low), min(1.0, high)
+
+
+def _power(grader: Grader, *, tail: float, seed: int) -> tuple[float, float]:
+    """One-sided bounds of sensitivity - false alarms, melded from the exact ones of both."""
+    generator = np.random.default_rng(seed)
+    smallest = _low(generator, grader.hits, grader.unsafe) - _high(generator, grader.false_alarms, grader.safe)
+    largest = _high(generator, grader.hits, grader.unsafe) - _low(generator, grader.false_alarms, grader.safe)
+    return float(np.quantile(smallest, tail)), float(np.quantile(largest, 1 - tail))
+
+
+def _low(generator: np.random.Generator, hits: float, of: float) -> Array:
+    """Draws from the distribution behind the exact lower bound of a share, (DRAWS,)."""
+    return np.zeros(DRAWS) if hits <= 0 else generator.beta(hits, of - hits + 1, size=DRAWS)
+
+
+def _high(generator: np.random.Generator, hits: float, of: float) -> Array:
+    """Draws from the distribution behind the exact upper bound of a share, (DRAWS,)."""
+    return np.ones(DRAWS) if hits >= of else generator.beta(hits + 1, of - hits, size=DRAWS)
+
+
 def _melded(observed: Estimate, grader: Grader, *, level: float, seed: int) -> tuple[float, float]:
     """Both ends before cutting to [0, 1]; a draw in which the grader is useless allows every rate."""
     generator = np.random.default_rng(seed)
     n, k = observed.n_effective, observed.mean * observed.n_effective
 
     def lower(hits: float, of: float) -> Array:
-        return np.zeros(DRAWS) if hits <= 0 else generator.beta(hits, of - hits + 1, size=DRAWS)
+        return _low(generator, hits, of)
 
     def upper(hits: float, of: float) -> Array:
-        return np.ones(DRAWS) if hits >= of else generator.beta(hits + 1, of - hits, size=DRAWS)
+        return _high(generator, hits, of)
 
     def true_rate(rate: Array, flagged: Array, alarm: Array, useless: float) -> Array:
         power = flagged - alarm
@@ -117,6 +154,11 @@ def _melded(observed: Estimate, grader: Grader, *, level: float, seed: int) -> t
 def _share(hits: float, of: float, *, level: float) -> Estimate:
     low, high = clopper_pearson(hits, of, level=level)
     return Estimate(hits / of, low, high, round(of), round(of), "rate", level, float(of))
+
+
+def _require_counts(grader: Grader) -> None:
+    _count("hits", grader.hits, "unsafe", grader.unsafe)
+    _count("false_alarms", grader.false_alarms, "safe", grader.safe)
 
 
 def _count(name: str, count: float, of_name: str, of: float) -> None:
