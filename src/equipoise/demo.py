@@ -88,7 +88,7 @@ def evaluate(
     if "verdict" in counts and choices:
         between = _chosen_between(_verdict_part(counts, choice_prompts or CHOICE_PROMPTS), origin, world)
     for candidate in models:
-        rows = _answers(candidate, origin, asked, sampling, world)
+        rows = answers_of(candidate, origin, asked, sampling, world)
         rows_of[candidate.label] = rows
         for split in counts:
             kept = [row for row in rows if split_of[row["prompt_id"]] == split]
@@ -111,7 +111,7 @@ def _verdict_part(counts: Mapping[str, Mapping[str, int]], most: int) -> Artefac
     return playground_prompts(PromptsConfig(counts={"verdict": part}, seed=PROMPT_SEED))
 
 
-def _answers(
+def answers_of(
     candidate: Candidate, base: Artefact, prompts: Artefact, sampling: Sampling, world: World
 ) -> list[dict[str, Any]]:
     """Scored answers of a candidate, which is asked under its condition where it has one."""

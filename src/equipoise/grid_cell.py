@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equipoise.bench import World, bench, world_base
+from equipoise.bench import Candidate, World, bench, world_base
 from equipoise.config import Config
-from equipoise.demo import counts_of, evaluate, pool_prompts, pool_sampling, sampled_beside, with_gap
+from equipoise.demo import answers_of, counts_of, evaluate, pool_prompts, pool_sampling, sampled_beside, with_gap
 from equipoise.grid import FEW_SEEDS, candidate
-from equipoise.playground.pool import Pooled, answered, pooled
+from equipoise.playground.pool import Pooled, pooled
 from equipoise.playground.world import KINDS
 from equipoise.spent import spent_on
 from equipoise.statistics.optimum import envelope
@@ -62,7 +62,7 @@ def run_cell(cell: Cell) -> list[dict[str, Any]]:
         result = with_gap(result, known)
         metrics = dict(result["metrics"])
         if result["split"] == "verdict":
-            metrics |= _shortfall(pool, found.model, base, cell.seed)
+            metrics |= _shortfall(pool, found, base, world, cell.seed)
         point = metrics["unsafe_rate"]["mean"], metrics["reward"]["mean"]
         metrics |= {"volume": _plain(volume([point])), "train_seconds": _plain(cost.seconds)}
         took = {"wall_s": cost.seconds, "train_tokens": cost.tokens}
@@ -83,12 +83,12 @@ def _pool(world: World, seed: int, reference: Artefact | None = None) -> Pooled:
     )
 
 
-def _shortfall(pool: Pooled, model: Artefact, base: Artefact, seed: int) -> dict[str, Any]:
+def _shortfall(pool: Pooled, found: Candidate, base: Artefact, world: World, seed: int) -> dict[str, Any]:
     """How much more reward the best policy has that is as safe and as near to the base, on the same prompts.
 
     For every method, whatever its own optimum: none is above that policy but by chance.
     """
-    rows = answered(model, base, pool_prompts(), sampled_beside(seed), tension=pool.tension)
+    rows = answers_of(found, base, pool_prompts(), sampled_beside(seed), world)
     reward = np.mean([np.mean([row["reward"] for row in rows if row["kind"] == kind]) for kind in KINDS])
     kl = np.mean([np.mean([row["logp"] - row["ref_logp"] for row in rows if row["kind"] == kind]) for kind in KINDS])
     unsafe = np.mean([row["cost"] > 0 for row in rows if row["kind"] == "harmful"])

@@ -120,7 +120,8 @@ def test_verdict_plot_table_and_trust_are_above_the_fold(open_page):
 
 def test_no_line_of_trust_begins_or_ends_with_a_dot(open_page):
     page = open_page(width=372)
-    parts = """(all) => all.map((one) => [one.getBoundingClientRect().left - one.parentElement.getBoundingClientRect().left,
+    parts = """(all) => all.map((one) => [
+      one.getBoundingClientRect().left - one.parentElement.getBoundingClientRect().left,
       getComputedStyle(one, "::before").left, getComputedStyle(one, "::after").content])"""
     found = page.eval_on_selector_all(".trust > *", parts)
     assert sum(left < 1 for left, _, _ in found) > 1, "it takes several lines"
