@@ -92,12 +92,12 @@ def run(call: Run, monkeypatch: pytest.MonkeyPatch, world: Path, tmp_path: Path)
     return written
 
 
-def refused(ran: Ran, *words: str) -> None:
+def refused(ran: Ran) -> str:
+    """The one sentence of a refusal, on one line."""
     code, _, err = ran
     said = " ".join(err.split())
     assert code == 2 and said.count("error: ") == 1 and "Traceback" not in said, err
-    for word in words:
-        assert word in said
+    return said
 
 
 def test_two_models_on_all_suites(world: Path, run: Run) -> None:
@@ -215,10 +215,12 @@ def test_an_endpoint_that_is_down_is_found_before_prompts_are_read(world: Path, 
         reward=None,
         store=str(tmp_path / "store"),
     )
-    refused(run(config), "error: grader 'ours' and pairwise: the endpoint http://127.0.0.1:9/v1 cannot be reached")
+    said = refused(run(config))
+    assert "error: grader 'ours' and pairwise: the endpoint http://127.0.0.1:9/v1 cannot be reached" in said
     with serving(Oracle()) as server:
         config["graders"][0]["endpoint"] = {**gone, "base_url": server.base_url}
-        refused(run(config), "error: pairwise: the endpoint http://127.0.0.1:9/v1 cannot be reached")
+        said = refused(run(config))
+        assert "error: pairwise: the endpoint http://127.0.0.1:9/v1 cannot be reached" in said
     assert not list((tmp_path / "store").glob("asked-*"))
 
 
@@ -276,29 +278,31 @@ def test_settings_that_cannot_be_meant(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(world)
     small.jsonl(world / "seen.jsonl", [{"prompt": f"{word}?"} for word in small.WORDS[:6]])
-    refused(run(settings(world, evaluate=suites, **changes)), *words)
+    said = refused(run(settings(world, evaluate=suites, **changes)))
+    assert all(word in said for word in words), said
 
 
 def test_categories_that_nobody_gave(world: Path, run: Run, tmp_path: Path) -> None:
     plain = small.jsonl(tmp_path / "plain.jsonl", [{"prompt": f"harmful {word}?"} for word in small.WORDS[:4]])
     safe = {"path": str(world / "xstest.csv"), "where": {"label": "safe"}}
     suites = {"harmful": str(plain), "borderline": safe, "categories": ["a"]}
-    refused(run(settings(world, evaluate=suites)), "no harmful prompt has a category", "map: {category: COLUMN}")
+    said = refused(run(settings(world, evaluate=suites)))
+    assert "no harmful prompt has a category" in said and "map: {category: COLUMN}" in said
 
 
 def test_models_that_say_nothing(world: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(
-        run(settings(world, sampling={"max_new_tokens": 6, "stop": [""]})),
-        "an empty stop string would end every answer",
-    )
+    said = refused(run(settings(world, sampling={"max_new_tokens": 6, "stop": [""]})))
+    assert "an empty stop string would end every answer" in said
     # Every byte is a stop string, so that nothing is left of any answer.
     stops = [chr(code) for code in range(1, 0x180)] + ["\ufffd"]
     config = settings(world, sampling={"max_new_tokens": 4, "stop": stops})
-    refused(run(config, world / "base"), "all 34 answers of 'base' are empty")
+    said = refused(run(config, world / "base"))
+    assert "all 34 answers of 'base' are empty" in said
 
 
 def test_neither_suites_nor_playground(call: Run, world: Path) -> None:
-    refused(call("evaluate", world / "base"), "--config FILE.yaml", "--playground")
+    said = refused(call("evaluate", world / "base"))
+    assert "--config FILE.yaml" in said and "--playground" in said
 
 
 # ---- comparing -------------------------------------------------------------------------------------------------------
@@ -307,10 +311,13 @@ def test_neither_suites_nor_playground(call: Run, world: Path) -> None:
 def test_two_models_of_one_evaluation_are_compared_prompt_by_prompt(world: Path, run: Run, call: Run) -> None:
     code, _, err = run(settings(world, output_dir=str(world / "both")))
     assert code == 0, err
-    refused(call("compare", world / "both", world / "both"), "holds 2 models: name one with --model")
-    refused(call("compare", world / "both", world / "both", "--model", "base"), "both sides are 'base'")
+    said = refused(call("compare", world / "both", world / "both"))
+    assert "holds 2 models: name one with --model" in said
+    said = refused(call("compare", world / "both", world / "both", "--model", "base"))
+    assert "both sides are 'base'" in said
     sides = ("compare", world / "both", world / "both", "--model", "base", "--model")
-    refused(call(*sides, "othr"), "no verdict results of a model 'othr' (did you mean 'other'?)")
+    said = refused(call(*sides, "othr"))
+    assert "no verdict results of a model 'othr' (did you mean 'other'?)" in said
     code, out, err = call(*sides, "other", "--out", world / "gaps.json")
     assert code == 0, err
     found = {one["metric"]: one for one in json.loads((world / "gaps.json").read_text())["differences"]}
@@ -326,7 +333,8 @@ def test_results_that_were_measured_differently_are_refused_unless_forced(world:
     for name, changes in (("one", {}), ("two", {"system_prompt": "Be brief."})):
         code, _, err = run(settings(world, output_dir=str(world / name), **changes), world / "base")
         assert code == 0, err
-    refused(call("compare", world / "one", world / "two"), "system_prompt differs", "null", '"Be brief."', "--force")
+    said = refused(call("compare", world / "one", world / "two"))
+    assert "system_prompt differs" in said and "null" in said and '"Be brief."' in said and "--force" in said
     code, out, err = call("compare", world / "one", world / "two", "--force")
     assert code == 0 and "compared all the same (--force): system_prompt differs" in " ".join(out.split()), err
     (world / "one" / "answers.jsonl").unlink()
@@ -334,7 +342,8 @@ def test_results_that_were_measured_differently_are_refused_unless_forced(world:
     assert code == 0 and "no figure is paired" in " ".join(out.split())
     document = json.loads((world / "two" / "results.json").read_text())
     (world / "two" / "results.json").write_text(json.dumps({**document, "schema": 2}))
-    refused(call("compare", world / "one", world / "two"), "results schema 2, this version of equipoise reads 1")
+    said = refused(call("compare", world / "one", world / "two"))
+    assert "results schema 2, this version of equipoise reads 1" in said
 
 
 # ---- small parts -----------------------------------------------------------------------------------------------------
@@ -362,7 +371,8 @@ def test_a_missing_extra_is_said_before_any_model_answers(
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     told = settings(world, capability={"tasks": ["arc_easy"]}, seed=77, sampling={"max_new_tokens": 5, "seed": 77})
     before = set((world / "store").glob("generate-*"))
-    refused(run(told), "pip install 'equipoise[eval]'")
+    said = refused(run(told))
+    assert "pip install 'equipoise[eval]'" in said
     assert set((world / "store").glob("generate-*")) == before
 
 
@@ -427,7 +437,8 @@ def test_the_playground_needs_no_config(call: Run, world: Path, monkeypatch: pyt
         "mean"
     ] == pytest.approx(0, abs=1e-5)
     assert len(read_jsonl(world / "playground" / "answers.jsonl")) == 24 and "index.html" in out
-    refused(call("evaluate", world / "base", "--playground"), "two models are called 'base'")
+    said = refused(call("evaluate", world / "base", "--playground"))
+    assert "two models are called 'base'" in said
     both = ("compare", world / "playground", world / "playground", "--model", "base", "--model", "mine")
     code, out, err = call(*both)
     assert code == 0 and "not paired" not in out.replace("not paired: choice", ""), err
